@@ -27,7 +27,7 @@ vit_sizes = dict(
     large=dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
     huge =dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16))
 
-# %% ../nbs/2_model/05_encoder.ipynb #4aee4667
+# %% ../nbs/2_model/05_encoder.ipynb #75498451
 class MAEEncoder(VisionTransformer):
     "timm's ViT with fixed sine-cosine positions for any grid, and a forward pass over visible patches only."
     def __init__(self,
@@ -44,7 +44,7 @@ class MAEEncoder(VisionTransformer):
         super().__init__(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
                          depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=0,
                          norm_layer=layer_norm, weight_init='skip')
-        self.patch_size, self.grid = patch_size, grid
+        self.patch_size, self.grid, self.in_chans = patch_size, grid, in_chans
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid)[None], requires_grad=False)
         self.apply(init_weights)
         init_patch_embed(self.patch_embed.proj)

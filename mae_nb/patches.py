@@ -50,6 +50,7 @@ def unpatchify(
     grid:tuple=None, # Rows and columns of patches; a square grid if not given
 )->Tensor: # Images, `(B, C, h*p, w*p)`
     "Put patches back together: the inverse of `patchify`."
+    if patches.ndim != 3: raise ValueError(f'patches must be (B, L, p*p*C), got shape {tuple(patches.shape)}')
     (B,L,d),p = patches.shape,patch_size
     h,w = grid or square_grid(L)
     if h*w != L: raise ValueError(f'a grid of {h}x{w} has {h*w} patches, got {L}')

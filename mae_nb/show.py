@@ -7,6 +7,7 @@ __all__ = ['grey', 'accent', 'style', 'displayable', 'show_images', 'grey_out', 
            'show_reconstruction', 'attention_rollout', 'attention_maps', 'show_attention', 'show_position_similarity']
 
 # %% ../nbs/2_model/10_show.ipynb #afda9c57
+import textwrap
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 import matplotlib.pyplot as plt
@@ -30,6 +31,7 @@ def displayable(
     img:Tensor, # One image, `(C, H, W)`: uint8, or float in [0, 1]
 )->np.ndarray: # `(H, W)` or `(H, W, 3)` in [0, 1]
     "Make an image fit for `imshow`: 1 channel is grey, 2 are red and green, of more than 3 the first three are shown."
+    if img.ndim != 3: raise ValueError(f'an image must be (C, H, W), got shape {tuple(img.shape)}')
     img = img.detach().cpu()
     img = img.float()/255 if img.dtype == torch.uint8 else img.float().clamp(0, 1)
     if len(img) == 1: return img[0].numpy()
@@ -37,23 +39,36 @@ def displayable(
     return img[:3].permute(1, 2, 0).numpy()
 
 # %% ../nbs/2_model/10_show.ipynb #222da03a
+def _fit_titles(titles, inches):
+    "Break titles into lines that fit a column; return them and a font size, 9 points or what the longest word allows."
+    most = max(6, int(inches/0.073))  # characters of 9 points on a line
+    lines = [[l for part in str(t).split('\n') for l in textwrap.wrap(part, most, break_long_words=False)] for t in titles]
+    longest = max((len(l) for t in lines for l in t), default=1)
+    return ['\n'.join(t) for t in lines], max(5, 9*min(1, most/longest))
+
+# %% ../nbs/2_model/10_show.ipynb #c167c815
 def show_images(
     imgs, # Images, each `(C, H, W)`; uint8, or float in [0, 1]
     titles=None, # One title per image, or one row's titles for the first row
     ncols:int=None, # Images per row; all in one row if not given
     suptitle:str=None, # A title over all
 )->Figure: # A closed figure: a notebook shows it, `savefig` writes it
-    "Show images in rows, without axes."
+    "Show images in rows, without axes; at most 7.2 inches wide."
     imgs = [displayable(i) for i in imgs]
+    if not imgs: raise ValueError('no images to show')
     n = ncols or len(imgs)
-    rows = -(-len(imgs)//n)
-    tall = sum(i.shape[0]/i.shape[1] for i in imgs)/len(imgs)
-    width = min(7.2, 1.8*n)
-    fig,axs = plt.subplots(rows, n, figsize=(width, rows*width/n*tall + 0.25), squeeze=False, layout='constrained')
+    tall = [i.shape[0]/i.shape[1] for i in imgs]
+    rows = [max(tall[i:i+n]) for i in range(0, len(imgs), n)]  # height of each row, in columns
+    side = 2.6 if len(imgs) == 1 else 1.8  # of a square image; others get the same area
+    cell = min(7.2/n, side/np.mean(tall)**.5)
+    titles,size = _fit_titles(list(titles or [])[:len(imgs)], cell)
+    lines = [max([1 + t.count('\n') for t in titles[i:i+n] if t], default=0) for i in range(0, len(imgs), n)]
+    height = cell*sum(rows) + 0.16*sum(lines) + 0.05*len(rows) + 0.25*bool(suptitle)
+    fig,axs = plt.subplots(len(rows), n, figsize=(cell*n, height), squeeze=False, layout='compressed', height_ratios=rows)
+    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     for ax in axs.flat: ax.axis('off')
-    for i,(ax,img) in enumerate(zip(axs.flat, imgs)):
-        ax.imshow(img, vmin=0, vmax=1, cmap='gray', interpolation='nearest')
-        if titles and i < len(titles): ax.set_title(titles[i], fontsize=9)
+    for ax,img in zip(axs.flat, imgs): ax.imshow(img, vmin=0, vmax=1, cmap='gray', interpolation='antialiased')
+    for ax,title in zip(axs.flat, titles): ax.set_title(title, fontsize=size, pad=3)
     if suptitle: fig.suptitle(suptitle, fontsize=9)
     plt.close(fig)
     return fig

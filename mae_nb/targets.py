@@ -47,7 +47,7 @@ class NormPixelTarget:
         "Turn a prediction into pixels; the statistics must come from somewhere, since the model does not predict them."
         return pred*std + mean
 
-# %% ../nbs/2_model/07_targets.ipynb #5f05db8c
+# %% ../nbs/2_model/07_targets.ipynb #b81bc19f
 def visible_stats(
     patches:Tensor, # Patches, `(B, L, d)`
     mask:Tensor, # 1 = removed, `(B, L)`
@@ -55,11 +55,15 @@ def visible_stats(
     radius:float=1., # Reach of a visible patch, in patches
 )->tuple[Tensor,Tensor]: # Mean and standard deviation for each patch, `(B, L, 1)` each
     "Guess each patch's statistics from the visible ones near by: nothing of a removed patch leaks."
-    h,w = grid
+    (B,L,_),(h,w) = patches.shape,grid
+    if h*w != L or mask.shape != (B, L):
+        raise ValueError(f'{B} images of {L} patches need a grid of {L} and a mask ({B}, {L}), '
+                         f'got {h}x{w} and {tuple(mask.shape)}')
+    if mask.bool().all(dim=1).any(): raise ValueError('an image without a visible patch leaves nothing to guess from')
     rows,cols = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
     where = torch.stack([rows.flatten(), cols.flatten()], dim=1).float()
     near = -torch.cdist(where, where).square().to(patches) / (2*radius**2)   # (L, L)
-    hidden = mask.bool()[:,None].expand(-1, h*w, -1)                          # (B, L, L)
+    hidden = mask.bool()[:,None].expand(-1, L, -1)                            # (B, L, L)
     weights = near.expand_as(hidden).masked_fill(hidden, -torch.inf).softmax(dim=-1)
     mean,std = patch_stats(patches)
     return weights @ mean, weights @ std
