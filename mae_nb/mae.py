@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['mae_configs', 'MAEConfig', 'MAEOutput', 'MaskedAutoencoderViT', 'mae_config', 'mae_model', 'mae_vit_tiny_patch16',
-           'mae_vit_small_patch16', 'mae_vit_base_patch16', 'mae_vit_large_patch16', 'mae_vit_huge_patch14']
+           'mae_vit_small_patch16', 'mae_vit_base_patch16', 'mae_vit_large_patch16', 'mae_vit_huge_patch14',
+           'mae_vit_micro_patch4']
 
 # %% ../nbs/2_model/08_mae.ipynb #e3afce80
 import difflib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 from torch import Tensor
+from .patches import grid_size
 from .masking import num_keep
 from .encoder import MAEEncoder, vit_sizes
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PixelTarget, masked_mse
 
-# %% ../nbs/2_model/08_mae.ipynb #15dc4fa9
+# %% ../nbs/2_model/08_mae.ipynb #618333ba
 @dataclass(frozen=True)
 class MAEConfig:
     "Everything that fixes a masked autoencoder's shapes and its task; saved beside its weights."
@@ -37,13 +39,36 @@ class MAEConfig:
 
     def __post_init__(self):
         side = self.img_size
-        fixed = dict(img_size=(side, side) if isinstance(side, int) else tuple(side),
-                     mean=self.mean and tuple(self.mean), std=self.std and tuple(self.std))
-        for k,v in fixed.items(): object.__setattr__(self, k, v)
-        if self.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {self.loss_on!r}")
+        fixed = dict(img_size=(side, side) if isinstance(side, int) else tuple(side))  # lists come from JSON
         for k in ('mean', 'std'):
             v = getattr(self, k)
-            if v is not None and len(v) != self.in_chans: raise ValueError(f'{k} must have {self.in_chans} numbers (in_chans), got {v}')
+            fixed[k] = None if v is None else tuple(float(x) for x in v)
+        for k,v in fixed.items(): object.__setattr__(self, k, v)
+        _check(self)
+
+# %% ../nbs/2_model/08_mae.ipynb #205efaa5
+def _check(c):
+    "Refuse what makes no model, with the offending numbers."
+    whole = lambda v: type(v) is int and v > 0
+    if len(c.img_size) != 2 or not all(whole(s) for s in c.img_size):
+        raise ValueError(f'img_size must be one side or (H, W), in whole pixels, got {c.img_size}')
+    for k in ('patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads',
+              'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
+        if not whole(getattr(c, k)): raise ValueError(f'{k} must be a whole number above 0, got {getattr(c, k)!r}')
+    grid_size(c.img_size, c.patch_size)
+    for part in ('', 'decoder_'):
+        D,heads = getattr(c, f'{part}embed_dim'), getattr(c, f'{part}num_heads')
+        if D % 4: raise ValueError(f'{part}embed_dim must be a multiple of 4 (sine and cosine, for w and for h), got {D}')
+        if D % heads: raise ValueError(f'{part}embed_dim={D} is no multiple of {part}num_heads={heads}')
+    if c.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {c.mlp_ratio}')
+    if c.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {c.loss_on!r}")
+    if c.norm_pix_loss and c.patch_size == c.in_chans == 1:
+        raise ValueError('norm_pix_loss needs patches of more than one number: a single one has no deviation')
+    if (c.mean is None) != (c.std is None): raise ValueError(f'mean and std belong together, got {c.mean} and {c.std}')
+    for k in ('mean', 'std'):
+        v = getattr(c, k)
+        if v is not None and len(v) != c.in_chans: raise ValueError(f'{k} must have {c.in_chans} numbers (in_chans), got {v}')
+    if c.std is not None and min(c.std) <= 0: raise ValueError(f'std must be above 0, got {c.std}')
 
 # %% ../nbs/2_model/08_mae.ipynb #6a652be2
 class MAEOutput(NamedTuple):
@@ -92,15 +117,21 @@ mae_configs = dict(
     mae_vit_micro_patch4 =MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=128, depth=6, num_heads=4,
                                     decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4))
 
-# %% ../nbs/2_model/08_mae.ipynb #671819c9
+# %% ../nbs/2_model/08_mae.ipynb #0dccf60d
+def _near(what, name, known):
+    "The error for a name that does not exist."
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return ValueError(f'no {what} {name!r}; did you mean {near}? There are {sorted(known)}')
+
 def mae_config(
     name:str, # Name of a preset
     **overrides # Fields of `MAEConfig` to change
 )->MAEConfig: # The preset with the changes
-    "Look up a preset; raise `ValueError` with the near names if there is none."
-    if name not in mae_configs:
-        near = difflib.get_close_matches(name, mae_configs, n=3, cutoff=0.4)
-        raise ValueError(f'no model {name!r}; did you mean {near}? There are {sorted(mae_configs)}')
+    "Look up a preset; raise `ValueError` with the near names if there is none, or no such field."
+    if name not in mae_configs: raise _near('model', name, list(mae_configs))
+    known = [f.name for f in fields(MAEConfig)]
+    for k in overrides:
+        if k not in known: raise _near('field', k, known)
     return replace(mae_configs[name], **overrides)
 
 # %% ../nbs/2_model/08_mae.ipynb #1ca58ff0
@@ -111,9 +142,27 @@ def mae_model(
     "Make a preset's model: `mae_model('mae_vit_base_patch16', norm_pix_loss=True)`."
     return MaskedAutoencoderViT(mae_config(name, **overrides))
 
-# %% ../nbs/2_model/08_mae.ipynb #fd8e92db
-def mae_vit_tiny_patch16(**kw): return mae_model('mae_vit_tiny_patch16', **kw) # 192 wide, 12 deep; decoder 128 x 4 (ours)
-def mae_vit_small_patch16(**kw): return mae_model('mae_vit_small_patch16', **kw) # 384 wide, 12 deep; decoder 256 x 4 (ours)
-def mae_vit_base_patch16(**kw): return mae_model('mae_vit_base_patch16', **kw) # 768 wide, 12 deep; decoder 512 x 8
-def mae_vit_large_patch16(**kw): return mae_model('mae_vit_large_patch16', **kw) # 1024 wide, 24 deep; decoder 512 x 8
-def mae_vit_huge_patch14(**kw): return mae_model('mae_vit_huge_patch14', **kw) # 1280 wide, 32 deep; decoder 512 x 8
+# %% ../nbs/2_model/08_mae.ipynb #e8e9f71d
+def mae_vit_tiny_patch16(**kw):
+    "192 wide, 12 deep; decoder 128 x 4 (ours)."
+    return mae_model('mae_vit_tiny_patch16', **kw)
+
+def mae_vit_small_patch16(**kw):
+    "384 wide, 12 deep; decoder 256 x 4 (ours)."
+    return mae_model('mae_vit_small_patch16', **kw)
+
+def mae_vit_base_patch16(**kw):
+    "768 wide, 12 deep; decoder 512 x 8 (the paper's ViT-B)."
+    return mae_model('mae_vit_base_patch16', **kw)
+
+def mae_vit_large_patch16(**kw):
+    "1024 wide, 24 deep; decoder 512 x 8 (the paper's ViT-L)."
+    return mae_model('mae_vit_large_patch16', **kw)
+
+def mae_vit_huge_patch14(**kw):
+    "1280 wide, 32 deep; decoder 512 x 8 (the paper's ViT-H)."
+    return mae_model('mae_vit_huge_patch14', **kw)
+
+def mae_vit_micro_patch4(**kw):
+    "128 wide, 6 deep, for 28x28 images of one channel; decoder 64 x 2 (ours)."
+    return mae_model('mae_vit_micro_patch4', **kw)

@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all a newcomer needs; each target makes the environment it runs in.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check notebooks lab wheel clean
+
+help:
+	@echo "make demo       install, pre-train on the images on board, show what was learned (runs/demo)"
+	@echo "make test       everything that must hold: export, layering, notebooks, pytest"
+	@echo "make notebooks  run every notebook from a fresh kernel; export the library, clean, write README.md"
+	@echo "make lab        read and run the book in JupyterLab"
+	@echo "make check      the quick part of the tests: is all that is generated up to date?"
+	@echo "make wheel      build the wheel, install it alone in a bare environment, run its commands there"
+
+.venv/.venv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+.venv/.user: .venv/.venv settings.ini setup.py
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: .venv/.user
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.user
+	$(BIN)/mae_pretrain --output_dir runs/demo $(if $(OVERWRITE),--overwrite)
+	$(BIN)/mae_report runs/demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/python -m pytest tests/test_house.py
+
+notebooks: .venv/.dev
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/run_nbs.py --force
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py
+
+lab: .venv/.dev
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+wheel: .venv/.dev
+	$(BIN)/python tools/check_wheel.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,101 @@
+"The commands, as a user meets them: what they refuse and how, what they leave behind."
+import json, os, re, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from PIL import Image
+from mae_nb.cli import mae_pretrain, mae_report
+from mae_nb.pretrain import load_pretrained
+
+TINY = ['--max_steps', '2', '--batch_size', '4', '--log_every', '1', '--device', 'cpu']
+
+def refused(capsys, *args):
+    "The message of a refusal; exit code 2, nothing else."
+    try: code = mae_pretrain([str(a) for a in args])
+    except SystemExit as e: code = e.code
+    assert code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+@pytest.fixture
+def photos(tmp_path):
+    "A folder of small colour images without classes."
+    folder = tmp_path/'photos'; folder.mkdir()
+    for i in range(8): Image.effect_noise((40, 36), 60 + i).convert('RGB').save(folder/f'{i}.png')
+    return folder
+
+def test_two_steps(tmp_path):
+    run = tmp_path/'run'
+    assert mae_pretrain(['--output_dir', str(run), *TINY]) == 0
+    assert sorted(p.name for p in run.iterdir()) == ['config.json', 'log.jsonl', 'loss.png', 'model.json', 'model.safetensors']
+    log = [json.loads(l) for l in (run/'log.jsonl').read_text().splitlines()]
+    assert [r['step'] for r in log] == [1, 2] and log[0]['lr'] == 0
+    assert load_pretrained(run)(torch.rand(1, 1, 28, 28)).pred.shape == (1, 49, 16)
+
+def test_flags_reach_the_job(tmp_path):
+    run = tmp_path/'run'
+    flags = ['--patch_size', '7', '--no-norm_pix_loss', '--mask_ratio', '0.5', '--img_size', '28x14', '--weight_decay', '0.1', '--seed', '3']
+    assert mae_pretrain(['--output_dir', str(run), *TINY, *flags]) == 0
+    job,model = (json.loads((run/f).read_text()) for f in ('config.json', 'model.json'))
+    assert job['mask_ratio'] == 0.5 and job['weight_decay'] == 0.1 and job['seed'] == 3
+    assert model['patch_size'] == 7 and model['img_size'] == [28, 14] and model['norm_pix_loss'] is False
+
+@pytest.mark.parametrize('by_class', [False, True])
+def test_folder_of_images(tmp_path, photos, by_class):
+    if by_class:
+        for i,f in enumerate(sorted(photos.iterdir())):
+            (photos/f'c{i % 2}').mkdir(exist_ok=True); f.rename(photos/f'c{i % 2}'/f.name)
+    run = tmp_path/'run'
+    assert mae_pretrain(['--data', str(photos), '--img_size', '32', '--patch_size', '8', '--output_dir', str(run), *TINY]) == 0
+    assert load_pretrained(run).cfg.in_chans == 3
+    assert mae_report([str(run)]) == 0 and (run/'report.html').is_file() and (run/'reconstruction.png').is_file()
+
+def test_never_over_a_run(tmp_path, capsys):
+    run = tmp_path/'run'
+    mae_pretrain(['--output_dir', str(run), *TINY])
+    before = (run/'model.safetensors').read_bytes()
+    assert 'already holds' in refused(capsys, '--output_dir', run, *TINY)
+    assert (run/'model.safetensors').read_bytes() == before
+    assert mae_pretrain(['--output_dir', str(run), '--overwrite', '--seed', '1', *TINY]) == 0
+    assert (run/'model.safetensors').read_bytes() != before
+
+def test_overwrite_spares_what_is_no_run(tmp_path, capsys, photos):
+    assert 'is no run' in refused(capsys, '--output_dir', photos, '--overwrite', *TINY)
+    assert len(list(photos.iterdir())) == 8
+
+def test_bad_input(tmp_path, capsys, photos):
+    out = ['--output_dir', tmp_path/'run', *TINY]
+    empty = tmp_path/'empty'; empty.mkdir()
+    cases = [(['--epocs', '3'], 'did you mean --epochs'), (['--data', tmp_path/'nowhere'], "it is neither a folder, nor 'fashion'"),
+             (['--data', empty], f'no images under {empty}'), (['--data', 'CIFAR10'], 'give data_root'),
+             (['--data', 'CIFAR10', '--data_root', empty], f'CIFAR10 is not in {empty}'),
+             (['--data', photos/'0.png'], 'is a file'), (['--mask_ratio', '1'], 'mask_ratio must be between 0 and 1, got 1.0'),
+             (['--mask_ratio', 'most'], "invalid float value: 'most'"), (['--model', 'mae_vit_bse_patch16'], "mae_vit_base_patch16"),
+             (['--img_size', '30'], 'patch_size=4 does not divide an image of 30x30'), (['--img_size', 'big'], 'no image size'),
+             (['--batch_size', '100000'], 'there are 10000'), (['--epochs', '0'], 'epochs must be at least 1'),
+             (['--mask_ratio', '0.99'], 'keeps none of 49 patches'), (['--device', 'abacus'], 'abacus')]
+    for args,said in cases: assert said in refused(capsys, *out, *args), args
+    assert not (tmp_path/'run').exists()  # nothing was begun
+
+def test_corrupt_image_is_named(tmp_path, capsys, photos):
+    (photos/'3.png').write_bytes((photos/'3.png').read_bytes()[:200])
+    said = refused(capsys, '--data', photos, '--img_size', 32, '--patch_size', 8, '--output_dir', tmp_path/'run', *TINY)
+    assert 'cannot read' in said and '3.png' in said
+
+def test_report_of_no_run(tmp_path, capsys):
+    assert mae_report([str(tmp_path)]) == 2 and 'is no run' in capsys.readouterr().err
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals')
+def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path):
+    run = tmp_path/'run'
+    cmd = [sys.executable, '-c', 'import sys; from mae_nb.cli import mae_pretrain; sys.exit(mae_pretrain())', '--output_dir', str(run), '--log_every', '1', '--batch_size', '8']
+    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (run/'log.jsonl').is_file() and len((run/'log.jsonl').read_text().splitlines()) >= 3: break
+        time.sleep(0.2)
+    p.send_signal(signal.SIGINT)
+    _,err = p.communicate(timeout=120)
+    assert p.returncode == 130 and 'interrupted' in err and 'Traceback' not in err
+    steps = json.loads((run/'log.jsonl').read_text().splitlines()[-1])['step']
+    assert 3 <= steps < 1000
+    model = load_pretrained(run)
+    assert model.blocks[0].attn.qkv.bias.abs().sum() > 0  # it has learned something: biases start at zero
+    assert not list(run.glob('.*tmp'))
