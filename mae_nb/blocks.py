@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['attention_weights', 'init_weights', 'init_patch_embed']
 
-# %% ../nbs/2_model/04_blocks.ipynb #d5c5585f
+# %% ../nbs/2_model/04_blocks.ipynb #319ef595
 import torch
 from torch import nn, Tensor
-from .patches import conv_as_linear
 
 # %% ../nbs/2_model/04_blocks.ipynb #abcd5cef
 def attention_weights(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['write_whole', 'save_json', 'save_weights', 'load_weights', 'load_strictly']
 
-# %% ../nbs/3_training/16_checkpoint.ipynb #e2214f2e
+# %% ../nbs/3_training/16_checkpoint.ipynb #8dba5081
 import json, os
+from contextlib import suppress
 from pathlib import Path
 from torch import nn
 from safetensors import SafetensorError
@@ -35,7 +36,7 @@ def save_json(
     "Write JSON, whole or not at all."
     return write_whole(path, lambda tmp: tmp.write_text(json.dumps(obj, indent=1) + '\n'))
 
-# %% ../nbs/3_training/16_checkpoint.ipynb #7e8f5b74
+# %% ../nbs/3_training/16_checkpoint.ipynb #7f502906
 def save_weights(
     state:dict, # Tensors by name
     config:dict, # What is needed to build the model, fit for JSON
@@ -43,9 +44,12 @@ def save_weights(
 )->Path: # The weights' file
     "Write weights, and the configuration beside them."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    save_json(config, folder/'model.json')
     state = {k: v.detach().cpu().contiguous() for k,v in state.items()}
-    return write_whole(folder/'model.safetensors', lambda tmp: save_file(state, tmp))
+    save_json(config, folder/'model.json')
+    def write(tmp):
+        save_file(state, tmp)
+        with suppress(OSError): tmp.chmod((folder/'model.json').stat().st_mode & 0o777)
+    return write_whole(folder/'model.safetensors', write)
 
 # %% ../nbs/3_training/16_checkpoint.ipynb #8af99f9c
 def load_weights(
@@ -70,8 +74,10 @@ def load_strictly(
     "Load weights; raise `ValueError` with every missing, unexpected and misshapen name unless all fit."
     own = model.state_dict()
     missing,unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f'{k}: {tuple(state[k].shape)} for {tuple(own[k].shape)}' for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    shapes = [f'{k}: {tuple(state[k].shape)} for {tuple(own[k].shape)}'
+              for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
     if missing or unexpected or shapes:
-        raise ValueError(f'these weights do not fit this model\n  missing: {missing}\n  unexpected: {unexpected}\n  wrong shape: {sorted(shapes)}')
+        raise ValueError('these weights do not fit this model\n'
+                         f'  missing: {missing}\n  unexpected: {unexpected}\n  wrong shape: {shapes}')
     model.load_state_dict(state)
     return model

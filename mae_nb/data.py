@@ -58,7 +58,7 @@ def fashion(
     with np.load(assets/'fashion12k.npz') as f: imgs,labels = f[f'{split}_images'],f[f'{split}_labels']
     return TensorImages(torch.from_numpy(imgs)[:,None], torch.from_numpy(labels), fashion_classes)
 
-# %% ../nbs/3_training/12_data.ipynb #7576acf0
+# %% ../nbs/3_training/12_data.ipynb #8c114fff
 image_endings = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.ppm', '.pgm')
 
 def read_image(
@@ -67,7 +67,7 @@ def read_image(
     "Decode an image file to RGB; raise `ValueError` naming the file when it is corrupt."
     try:
         with Image.open(path) as im: return tvf.pil_to_tensor(im.convert('RGB'))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as e:
         raise ValueError(f'cannot read {path} as an image: {e}') from e
 
 # %% ../nbs/3_training/12_data.ipynb #c2a6f915
@@ -164,11 +164,12 @@ def normalise(
     at = lambda v: torch.tensor(v, device=x.device)[:,None,None]
     return (x - at(mean))/at(std)
 
-# %% ../nbs/3_training/12_data.ipynb #f68e77cb
+# %% ../nbs/3_training/12_data.ipynb #38b3609a
 def sample_generator(
     *key:int, # What the chance belongs to: `(seed, epoch, index)`
 )->torch.Generator: # On the CPU
     "Make the source of chance of one sample: equal keys give equal numbers, in any process, in any order."
+    key = len(key), *key  # SeedSequence pads with zeros: without the length, (0, 3) and (0, 3, 0) would be one key
     word = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(word >> 1)
 

@@ -8,6 +8,7 @@ __all__ = ['unshuffle', 'DecoderMixin']
 # %% ../nbs/2_model/06_decoder.ipynb #049546ba
 import torch
 from torch import nn, Tensor
+from fastcore.basics import patch
 from timm.models.vision_transformer import Block
 from .positions import sincos_2d
 from .masking import take_patches
@@ -50,14 +51,16 @@ class DecoderMixin:
         self.decoder_pred = nn.Linear(D, patch_dim)
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred): part.apply(init_weights)
 
-    def forward_decoder(self,
-        latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
-        ids_restore:Tensor, # For each patch, its place in the ranking, `(B, L)`
-        grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
-    )->Tensor: # Prediction for every patch, `(B, L, p*p*C)`
-        "Fill the gaps with mask tokens, add positions, and predict every patch."
-        x = self.decoder_embed(latent)
-        tokens = unshuffle(x[:,1:], self.mask_token, ids_restore)
-        x = torch.cat([x[:,:1], tokens], dim=1)          # CLS stays in front
-        x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
-        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))[:,1:]
+# %% ../nbs/2_model/06_decoder.ipynb #2b363d4f
+@patch
+def forward_decoder(self:DecoderMixin,
+    latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
+    ids_restore:Tensor, # For each patch, its place in the ranking, `(B, L)`
+    grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
+)->Tensor: # Prediction for every patch, `(B, L, p*p*C)`
+    "Fill the gaps with mask tokens, add positions, and predict every patch."
+    x = self.decoder_embed(latent)
+    tokens = unshuffle(x[:,1:], self.mask_token, ids_restore)
+    x = torch.cat([x[:,:1], tokens], dim=1)          # CLS stays in front
+    x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
+    return self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))[:,1:]
