@@ -180,13 +180,16 @@ def crop_box(
     generator:torch.Generator, # Source of chance
     ratio:tuple=(3/4, 4/3), # Smallest and largest width over height
 )->tuple[int,int,int,int]: # top, left, height, width, in pixels
-    "Draw the box of a random resized crop: area uniform, aspect log-uniform, clipped to the image."
+    "Draw the box of a random resized crop as torchvision does: area uniform, aspect log-uniform, ten tries to fit."
     H,W = size
-    u = torch.rand(4, generator=generator).tolist()
-    area = H*W*(scale[0] + u[0]*(scale[1] - scale[0]))
-    aspect = ratio[0]*(ratio[1]/ratio[0])**u[1]
-    w,h = min(W, max(1, round((area*aspect)**.5))), min(H, max(1, round((area/aspect)**.5)))
-    return int(u[2]*(H - h + 1)), int(u[3]*(W - w + 1)), h, w
+    for _ in range(10):
+        u = torch.rand(4, generator=generator).tolist()
+        area = H*W*(scale[0] + u[0]*(scale[1] - scale[0]))
+        aspect = ratio[0]*(ratio[1]/ratio[0])**u[1]
+        w,h = round((area*aspect)**.5), round((area/aspect)**.5)
+        if 0 < w <= W and 0 < h <= H: return int(u[2]*(H - h + 1)), int(u[3]*(W - w + 1)), h, w
+    w,h = min(W, max(1, round(H*ratio[1]))), min(H, max(1, round(W/ratio[0])))  # the largest box of a fit aspect
+    return (H - h)//2, (W - w)//2, h, w
 
 # %% ../nbs/3_training/12_data.ipynb #fb51efcc
 def random_crop_flip(

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from timm.models.vision_transformer import VisionTransformer
 from .patches import conv_as_linear, grid_size, patchify
 from .positions import sincos_2d
-from .masking import Mask, mask_from_scores, random_scores, take_patches
+from .masking import Mask, mask_from_scores, scores_for, take_patches
 from .blocks import attention_weights, init_patch_embed, init_weights
 
 # %% ../nbs/2_model/05_encoder.ipynb #d8ef5be5
@@ -81,7 +81,7 @@ def embed(self:MAEEncoder,
     "Embed the visible patches only, and add positions."
     pos = positions_for(self.pos_embed, self.grid, grid)
     patch_pos = pos[:,1:].expand(len(patches), -1, -1)
-    if ids_keep is not None: patches,patch_pos = take_patches(patches, ids_keep), take_patches(patch_pos, ids_keep)
+    if ids_keep is not None: patches,patch_pos = (take_patches(t, ids_keep) for t in (patches, patch_pos))
     proj = self.patch_embed.proj
     tokens = F.linear(patches, conv_as_linear(proj.weight), proj.bias) + patch_pos
     cls = (self.cls_token + pos[:,:1]).expand(len(patches), -1, -1)
@@ -96,10 +96,7 @@ def forward_encoder(self:MAEEncoder,
 )->tuple[Tensor,Mask]: # Latent with CLS first `(B, 1+K, D)`, and the `Mask`
     "Encode the visible patches: no mask tokens enter here."
     patches,grid = self.to_patches(imgs)
-    B,L,_ = patches.shape
-    if scores is None: scores = random_scores(B, L, device=imgs.device)
-    if scores.shape != (B, L): raise ValueError(f'{B} images of {L} patches need scores ({B}, {L}), got {tuple(scores.shape)}')
-    m = mask_from_scores(scores, mask_ratio)
+    m = mask_from_scores(scores_for(patches, scores), mask_ratio)
     return self.norm(self.blocks(self.embed(patches, grid, m.ids_keep))), m
 
 # %% ../nbs/2_model/05_encoder.ipynb #07bec1b7

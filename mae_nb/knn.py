@@ -56,7 +56,7 @@ def raw_pixels(
     imgs,labels = zip(*DataLoader(CentreView(dataset, size), 256))
     return torch.cat(imgs).flatten(1).float()/255, torch.cat(labels)
 
-# %% ../nbs/4_paper/24_knn.ipynb #305d7392
+# %% ../nbs/4_paper/24_knn.ipynb #59e618aa
 def knn_predict(
     bank:Tensor, # Features that have labels, `(N, D)`
     bank_labels:Tensor, # Their class numbers, `(N,)`
@@ -67,12 +67,13 @@ def knn_predict(
 )->Tensor: # Class numbers, `(M,)`
     "Let the nearest neighbours (cosine) vote, as DINO's protocol does."
     if not 1 <= k <= len(bank): raise ValueError(f'k must be between 1 and {len(bank)} (the labelled features), got {k}')
+    if not temperature > 0: raise ValueError(f'temperature must be above 0, got {temperature}')
     bank,classes = F.normalize(bank, dim=1),int(bank_labels.max()) + 1
     preds = []
     for part in F.normalize(feats, dim=1).split(chunk):
-        sim,ids = (part @ bank.T).topk(k, dim=1)
+        sim,ids = (part @ bank.T).topk(k, dim=1)  # nearest first
         votes = torch.zeros(len(part), classes).to(part)
-        votes.scatter_add_(1, bank_labels[ids], (sim/temperature).exp())
+        votes.scatter_add_(1, bank_labels[ids], ((sim - sim[:,:1])/temperature).exp())
         preds.append(votes.argmax(1))
     return torch.cat(preds)
 

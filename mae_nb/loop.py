@@ -19,21 +19,23 @@ def train(
     optimizer, # Optimiser of what `loss_of` uses
     lr_of, # Called with the number of steps done, returns the learning rate
 ):  # Yields `dict(step, lr, loss)` after each step; `step` counts from 1
-    "Train, one record per step; raise `FloatingPointError` before a loss that is not finite can spoil the weights."
+    "Train, one record per step; raise `FloatingPointError` before a non-finite loss can spoil the weights."
     for step,batch in enumerate(batches):
         lr = lr_of(step)
         set_lr(optimizer, lr)
         loss = loss_of(batch)
         value = loss.item()
-        if not math.isfinite(value): raise FloatingPointError(f'loss is {value} at step {step + 1} with lr={lr:.3g}: the weights are those of step {step}')
+        if not math.isfinite(value):
+            raise FloatingPointError(f'loss is {value} at step {step + 1} with lr={lr:.3g}: '
+                                     f'the weights are those of step {step}')
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         yield dict(step=step + 1, lr=lr, loss=value)
 
-# %% ../nbs/3_training/17_loop.ipynb #c74ef835
+# %% ../nbs/3_training/17_loop.ipynb #1fe29084
 class JsonLines:
-    "A log file: one JSON object a line, on disk as soon as it is written."
+    "A log file: one JSON object a line, in the file as soon as it is written."
     def __init__(self,
         path, # File to append to
     ): self.file = open(path, 'a', buffering=1)
@@ -41,11 +43,16 @@ class JsonLines:
     def __enter__(self): return self
     def __exit__(self, *exc): self.file.close()
 
+# %% ../nbs/3_training/17_loop.ipynb #1bc8d252
 def read_log(
     path, # File of JSON lines
 )->list: # Its records
-    "Read a log back."
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    "Read a log back; raise `ValueError` naming the line that is no record."
+    records = []
+    for n,line in enumerate(Path(path).read_text().splitlines(), start=1):
+        try: records.append(json.loads(line))
+        except ValueError as e: raise ValueError(f'{path}, line {n} is no JSON: {line[:60]!r}') from e
+    return records
 
 # %% ../nbs/3_training/17_loop.ipynb #d1ca256a
 def show_losses(
@@ -58,7 +65,9 @@ def show_losses(
     ax.plot([r['step'] for r in records], [r['loss'] for r in records], color='#c8442a', lw=1.5)
     for i,(name,value) in enumerate((baselines or {}).items()):
         ax.axhline(value, color='0.5', lw=1, ls=('--', ':', '-.')[i % 3])
-        ax.annotate(name, (1, value), xycoords=('axes fraction', 'data'), ha='right', va='bottom', fontsize=8, color='0.4')
+        ax.annotate(name, (1, value), xycoords=('axes fraction', 'data'), ha='right', va='bottom',
+                    fontsize=8, color='0.4')
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel='step', ylabel='loss'); ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig

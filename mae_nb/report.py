@@ -56,7 +56,8 @@ def probe_run(
     "Judge the untrained encoder, the pre-trained one and raw pixels by the same probes on the run's own data."
     job,trained = json.loads((Path(run)/'config.json').read_text()),load_pretrained(run)
     sets = [load_images(job['data'], split, job['data_root']) for split in ('train', 'test')]
-    if any((s.labels < 0).any() for s in sets): raise ValueError(f"{job['data']} has no labels, so its features cannot be judged")
+    if any((s.labels < 0).any() for s in sets):
+        raise ValueError(f"{job['data']} has no labels, so its features cannot be judged")
     torch.manual_seed(job['seed'])
     untrained = MaskedAutoencoderViT(trained.cfg).eval()
     rows = []
@@ -76,8 +77,11 @@ def table(
 
 # %% ../nbs/4_paper/28_report.ipynb #0436e0fb
 page = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}}td,th{{padding:.15rem .9rem .15rem 0;text-align:right}}
-td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}pre{{font-size:12px;color:#444}}</style>
+<style>
+body{{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}} img{{max-width:100%}}
+td,th{{padding:.15rem .9rem .15rem 0;text-align:right}} td:first-child,th:first-child{{text-align:left}}
+pre{{font-size:12px;color:#444}}
+</style>
 <h1>{title}</h1><p>{lead}</p>
 <h2>What it paints</h2><p>{painted}</p>
 <img src="reconstruction.png" alt="Rows of images: image, masked, reconstruction, pasted">
@@ -94,8 +98,9 @@ def results_table(
     if not rows: return '<p>These images have no labels or no test split, so features were not judged.</p>'
     cells = lambda tag, *values: '<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in values) + '</tr>'
     body = ''.join(cells('td', r['features'], f'{r["knn"]:.1f}', f'{r["linear"]:.1f}') for r in rows)
-    return (f'<table>{cells("th", "frozen features", "kNN", "linear")}{body}</table><p>Top-1 accuracy in percent on the test images: '
-            '20 nearest neighbours by cosine, and a closed-form linear probe; encoder features are means over patches.</p>')
+    return (f'<table>{cells("th", "frozen features", "kNN", "linear")}{body}</table>'
+            '<p>Top-1 accuracy in percent on the test images: 20 nearest neighbours by cosine, '
+            'and a closed-form linear probe; encoder features are means over patches.</p>')
 
 # %% ../nbs/4_paper/28_report.ipynb #00ebbe2a
 def report_text(
@@ -105,12 +110,14 @@ def report_text(
     title:str, # Name of the run
 )->str: # HTML
     "Fill the page."
-    lead = f'{log[-1]["step"]} steps in {log[-1]["seconds"]:.0f} s, last loss {log[-1]["loss"]:.4f}' if log else 'no steps logged'
+    lead = 'no steps logged'
+    if log: lead = '{step} steps in {seconds:.0f} s, last loss {loss:.4f}'.format(**log[-1])
     painted = f'Images that were not trained on, where the data has any; {job["mask_ratio"]:.0%} of the patches removed.'
-    if job['norm_pix_loss']: painted += ' The model predicts normalised pixels: each painted patch borrows its true mean and deviation, and looks better for it.'
-    return page.format(title=html.escape(title), painted=painted, results=results_table(rows), job=html.escape(json.dumps(job, indent=1)),
-                       lead=html.escape(f'{job["model"]} on {job["data"]}: {lead}.'),
-                       machine=html.escape(', '.join(f'{k} {v}' for k,v in machine().items())))
+    if job['norm_pix_loss']: painted += (' The model predicts normalised pixels: each painted patch '
+                                         'borrows its true mean and deviation, and looks better for it.')
+    told = dict(title=title, lead=f'{job["model"]} on {job["data"]}: {lead}.', job=json.dumps(job, indent=1),
+                painted=painted, machine=', '.join(f'{k} {v}' for k,v in machine().items()))
+    return page.format(results=results_table(rows), **{k: html.escape(v) for k,v in told.items()})
 
 # %% ../nbs/4_paper/28_report.ipynb #799388d2
 def write_report(
@@ -126,5 +133,6 @@ def write_report(
     try: rows = probe_run(run, say)
     except (FileNotFoundError, ValueError) as e: rows = []; say(f'no probes: {e}')
     save_json(dict(rows=rows, job=job, last=log[-1] if log else None, **machine()), run/'results.json')
-    write_whole(run/'report.html', lambda tmp: tmp.write_text(report_text(job, log, rows, f'Masked autoencoder: {run.name}'), encoding='utf-8'))
+    text = report_text(job, log, rows, f'Masked autoencoder: {run.name}')
+    write_whole(run/'report.html', lambda tmp: tmp.write_text(text, encoding='utf-8'))
     return rows

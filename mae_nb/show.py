@@ -23,16 +23,17 @@ grey, accent = 0.88, '#c8442a'  # removed patches; the one colour of all plots
 
 def style()->None:
     "Set matplotlib to the look of this book: 7.2 inches wide, 100 dpi, 9-point titles, light frames."
-    plt.rcParams.update({'figure.figsize': (7.2, 2.6), 'figure.dpi': 100, 'savefig.dpi': 100, 'font.size': 8,
-        'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.prop_cycle': plt.cycler(
-        color=[accent, '0.25', '0.6', '#3b6ea5']), 'image.cmap': 'gray', 'image.interpolation': 'nearest',
-        'legend.frameon': False, 'figure.constrained_layout.use': True})
+    plt.rcParams.update({
+        'figure.figsize': (7.2, 2.6), 'figure.dpi': 100, 'savefig.dpi': 100, 'figure.constrained_layout.use': True,
+        'font.size': 8, 'axes.titlesize': 9, 'axes.spines.top': False, 'axes.spines.right': False,
+        'axes.prop_cycle': plt.cycler(color=[accent, '0.25', '0.6', '#3b6ea5']), 'legend.frameon': False,
+        'image.cmap': 'gray', 'image.interpolation': 'nearest'})
 
 # %% ../nbs/2_model/10_show.ipynb #f4a3085c
 def displayable(
     img:Tensor, # One image, `(C, H, W)`: uint8, or float in [0, 1]
 )->np.ndarray: # `(H, W)` or `(H, W, 3)` in [0, 1]
-    "Make an image fit for `imshow`: 1 channel is grey, 2 are red and green, of more than 3 the first three are shown."
+    "Make an image fit for `imshow`: 1 channel is grey, 2 are red and green, of more the first three are shown."
     if img.ndim != 3: raise ValueError(f'an image must be (C, H, W), got shape {tuple(img.shape)}')
     img = img.detach().cpu()
     img = img.float()/255 if img.dtype == torch.uint8 else img.float().clamp(0, 1)
@@ -42,9 +43,10 @@ def displayable(
 
 # %% ../nbs/2_model/10_show.ipynb #222da03a
 def _fit_titles(titles, inches):
-    "Break titles into lines that fit a column; return them and a font size, 9 points or what the longest word allows."
+    "Break titles to fit a column; return them and a font size, 9 points or what the longest word allows."
     most = max(6, int(inches/0.073))  # characters of 9 points on a line
-    lines = [[l for part in str(t).split('\n') for l in textwrap.wrap(part, most, break_long_words=False)] for t in titles]
+    wrap = lambda t: sum([textwrap.wrap(part, most, break_long_words=False) for part in str(t).split('\n')], [])
+    lines = [wrap(t) for t in titles]
     longest = max((len(l) for t in lines for l in t), default=1)
     return ['\n'.join(t) for t in lines], max(5, 9*min(1, most/longest))
 
@@ -71,7 +73,8 @@ def show_images(
     fig = plt.figure(figsize=(W, H), layout='none')
     for i,img in enumerate(imgs):
         r,c = divmod(i, n)
-        ax = fig.add_axes([(c*cell + gap/2)/W, (sum(rows[r+1:]) + gap/2)/H, (cell - gap)/W, heights[r]/H], anchor='N')
+        left,bottom = c*cell + gap/2, sum(rows[r+1:]) + gap/2
+        ax = fig.add_axes([left/W, bottom/H, (cell - gap)/W, heights[r]/H], anchor='N')
         ax.axis('off')
         ax.imshow(img, vmin=0, vmax=1, cmap='gray', interpolation='antialiased')
         if i < len(titles): ax.set_title(titles[i], fontsize=size, pad=3)
@@ -116,20 +119,24 @@ def reconstruct(
     imgs:Tensor, # Normalised images, `(B, C, H, W)`, or one `(C, H, W)`
     mask_ratio:float=0.75, # Share of patches to remove
     scores:Tensor=None, # One number per patch, `(B, L)`; random if not given
-    stats:str='true', # For normalised-pixel targets: each removed patch's `'true'` mean and deviation (a leak), or guessed from the `'visible'` patches
+    stats:str='true', # For normalised pixels: removed patches' statistics, `'true'` (a leak) or guessed from `'visible'` ones
 )->Reconstruction: # `image, masked, reconstruction, pasted, mask`
     "Remove patches, let the model paint them, and turn its answer into pixels."
-    if not hasattr(model, 'forward_decoder'): raise ValueError(f'{type(model).__name__} has no decoder, so it cannot paint: load full weights, not encoder-only ones')
+    if not hasattr(model, 'forward_decoder'):
+        raise ValueError(f'{type(model).__name__} has no decoder, so it cannot paint: '
+                         'load full weights, not encoder-only ones')
     if stats not in ('true', 'visible'): raise ValueError(f"stats must be 'true' or 'visible', got {stats!r}")
     imgs = imgs[None] if imgs.ndim == 3 else imgs
     out = model(imgs, mask_ratio, scores)
     patches,grid = model.to_patches(imgs)
     removed = out.mask.bool()[:,:,None]
-    mean,std = known = patch_stats(patches)
-    if stats == 'visible': mean,std = (torch.where(removed, g, k) for g,k in zip(visible_stats(patches, out.mask, grid), known))
+    known = patch_stats(patches)
+    guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
+    mean,std = (torch.where(removed, g, k) for g,k in zip(guess, known))
     painted = model.target.to_pixels(out.pred, mean, std)
     pasted = torch.where(removed, painted, patches)
-    image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg) for p in (patches, painted, pasted))
+    image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg)
+                            for p in (patches, painted, pasted))
     return Reconstruction(image, grey_out(image, out.mask, model.patch_size), painted, pasted, out.mask)
 
 # %% ../nbs/2_model/10_show.ipynb #56373a9d
@@ -156,7 +163,7 @@ def attention_rollout(
     return flow
 
 # %% ../nbs/2_model/10_show.ipynb #164445df
-ink = LinearSegmentedColormap.from_list('ink', ['#f6f2ec', '#e9a58f', accent, '#3a0d06'])  # little to much, for maps
+ink = LinearSegmentedColormap.from_list('ink', ['#f6f2ec', '#e9a58f', accent, '#3a0d06'])  # for maps
 
 def inked(
     amounts:Tensor, # A map, `(h, w)`, in [0, 1]
@@ -190,18 +197,20 @@ def show_attention(
     query:int=None, # Patch that looks; the CLS token if not given
     block:int=None, # One block's heads; the rollout if not given
 )->Figure: # The image, then one map per head
-    "Show an image and where one of its tokens looks; each map is scaled to its own peak, told in multiples of even attention."
+    "Show an image and where one of its tokens looks; each map is scaled to its own peak, which its title tells."
     maps = attention_maps(model, img[None], query, block)[0].cpu()  # (heads, h, w)
     peaks = maps.amax(dim=(1,2))
     names = ['rollout'] if block is None else [f'block {block}, head {i}' for i in range(len(maps))]
     titles = [f'{name}\npeak {peak*(1 + maps[0].numel()):.1f}x even' for name,peak in zip(names, peaks)]
     big = F.interpolate((maps/peaks[:,None,None])[:,None], scale_factor=model.patch_size)[:,0]
     image = denormalise(img[None], model.cfg)[0] if hasattr(model, 'cfg') else img
-    fig = show_images([image, *map(inked, big)], ['CLS looks' if query is None else f'patch {query} looks', *titles], ncols=min(5, 1 + len(maps)))
+    who = 'CLS looks' if query is None else f'patch {query} looks'
+    fig = show_images([image, *map(inked, big)], [who, *titles], ncols=min(5, 1 + len(maps)))
     if query is not None:
         p,(row,col) = model.patch_size,divmod(query, maps.shape[2])
-        for color,width in (('white', 4), (accent, 2)):
-            fig.axes[0].add_patch(plt.Rectangle((col*p - 0.5, row*p - 0.5), p, p, fill=False, color=color, linewidth=width))
+        for c,width in (('white', 4), (accent, 2)):
+            box = plt.Rectangle((col*p - 0.5, row*p - 0.5), p, p, fill=False, color=c, linewidth=width)
+            fig.axes[0].add_patch(box)
     return fig
 
 # %% ../nbs/2_model/10_show.ipynb #7dacd107
@@ -212,7 +221,8 @@ def show_position_similarity(
     "Show for every patch how similar (cosine) its position is to all others."
     pos = F.normalize(table.detach().cpu().reshape(-1, table.shape[-1])[1:].float(), dim=-1)
     h,w = grid
-    if len(pos) != h*w: raise ValueError(f'a grid of {h}x{w} needs {1 + h*w} positions (CLS included), got {1 + len(pos)}')
+    if len(pos) != h*w:
+        raise ValueError(f'a grid of {h}x{w} needs {1 + h*w} positions (CLS included), got {1 + len(pos)}')
     sim = (pos @ pos.T).view(h, w, h, w)
     tiles = F.pad(sim, (0, 1, 0, 1), value=float('nan'))  # a gap between maps
     tall = h*(h+1)/(w*(w+1))
