@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mae_configs', 'MAEConfig', 'MAEOutput', 'MaskedAutoencoderViT', 'mae_config', 'mae_model', 'mae_vit_tiny_patch16',
            'mae_vit_small_patch16', 'mae_vit_base_patch16', 'mae_vit_large_patch16', 'mae_vit_huge_patch14',
-           'mae_vit_micro_patch4']
+           'mae_vit_micro_patch4', 'mae_vit_nano_patch4']
 
 # %% ../nbs/2_model/08_mae.ipynb #e3afce80
 import difflib
@@ -22,7 +22,7 @@ from .targets import NormPixelTarget, PixelTarget, masked_mse
 @dataclass(frozen=True)
 class MAEConfig:
     "Everything that fixes a masked autoencoder's shapes and its task; saved beside its weights."
-    img_size:tuple = (224, 224) # Image `(H, W)` in pixels, or one side; other grids work too, this one's positions are stored
+    img_size:tuple = (224, 224) # Image `(H, W)` in pixels, or one side: the grid whose positions are stored
     patch_size:int = 16 # Patch side, in pixels
     in_chans:int = 3 # Image channels
     embed_dim:int = 768 # Width of the encoder
@@ -58,7 +58,7 @@ def _check(c):
     grid_size(c.img_size, c.patch_size)
     for part in ('', 'decoder_'):
         D,heads = getattr(c, f'{part}embed_dim'), getattr(c, f'{part}num_heads')
-        if D % 4: raise ValueError(f'{part}embed_dim must be a multiple of 4 (sine and cosine, for w and for h), got {D}')
+        if D % 4: raise ValueError(f'{part}embed_dim must be a multiple of 4 (sine, cosine; w, h), got {D}')
         if D % heads: raise ValueError(f'{part}embed_dim={D} is no multiple of {part}num_heads={heads}')
     if c.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {c.mlp_ratio}')
     if c.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {c.loss_on!r}")
@@ -67,7 +67,8 @@ def _check(c):
     if (c.mean is None) != (c.std is None): raise ValueError(f'mean and std belong together, got {c.mean} and {c.std}')
     for k in ('mean', 'std'):
         v = getattr(c, k)
-        if v is not None and len(v) != c.in_chans: raise ValueError(f'{k} must have {c.in_chans} numbers (in_chans), got {v}')
+        if v is not None and len(v) != c.in_chans:
+            raise ValueError(f'{k} must have {c.in_chans} numbers (in_chans), got {v}')
     if c.std is not None and min(c.std) <= 0: raise ValueError(f'std must be above 0, got {c.std}')
 
 # %% ../nbs/2_model/08_mae.ipynb #6a652be2
@@ -115,7 +116,9 @@ mae_configs = dict(
     mae_vit_large_patch16=MAEConfig(**vit_sizes['large']),
     mae_vit_huge_patch14 =MAEConfig(**vit_sizes['huge']),
     mae_vit_micro_patch4 =MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=128, depth=6, num_heads=4,
-                                    decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4))
+                                    decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4),
+    mae_vit_nano_patch4  =MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=96, depth=4, num_heads=3,
+                                    decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2))
 
 # %% ../nbs/2_model/08_mae.ipynb #0dccf60d
 def _near(what, name, known):
@@ -166,3 +169,7 @@ def mae_vit_huge_patch14(**kw):
 def mae_vit_micro_patch4(**kw):
     "128 wide, 6 deep, for 28x28 images of one channel; decoder 64 x 2 (ours)."
     return mae_model('mae_vit_micro_patch4', **kw)
+
+def mae_vit_nano_patch4(**kw):
+    "96 wide, 4 deep, for 28x28 images of one channel; decoder 64 x 1 (ours): learns in minutes on a CPU."
+    return mae_model('mae_vit_nano_patch4', **kw)

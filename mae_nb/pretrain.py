@@ -28,19 +28,19 @@ class PretrainConfig:
     download:bool = False # let torchvision fetch a set that is not there
     output_dir:str = 'runs/pretrain' # folder of the run; must not exist yet
     overwrite:bool = False # replace the run that is in output_dir
-    model:str = 'mae_vit_micro_patch4' # name of a model preset
+    model:str = 'mae_vit_nano_patch4' # name of a model preset
     img_size:tuple = None # image side or HxW, in pixels; the preset's if not given
     patch_size:int = None # patch side, in pixels; the preset's if not given
-    norm_pix_loss:bool = True # predict normalised pixels
+    norm_pix_loss:bool = False # predict normalised pixels
     mask_ratio:float = 0.75 # share of patches to remove
-    epochs:int = 20 # passes over the images
+    epochs:int = 30 # passes over the images
     max_steps:int = None # stop after so many optimiser steps
     batch_size:int = 128 # images per optimiser step
-    blr:float = 3e-3 # base learning rate: lr = blr * batch_size / 256
+    blr:float = 6e-3 # base learning rate: lr = blr * batch_size / 256
     min_lr:float = 0. # learning rate at the end
     warmup_epochs:float = 2. # epochs of linear warm-up
     weight_decay:float = 0.05 # AdamW's weight decay, not for biases and norms
-    crop_min:float = 0.5 # smallest share of an image's area in a random crop; 0.2 for photographs
+    crop_min:float = 0.8 # smallest share of an image's area in a random crop; 0.2 for photographs
     flip:bool = True # mirror half of the images
     seed:int = 0 # seed of everything
     num_workers:int = 0 # loading processes; 0 loads in the main one
@@ -61,7 +61,7 @@ def _settle(c):
         v = getattr(c, k)
         if v is None and k == 'max_steps': continue
         if k in whole and type(v) is not int: raise ValueError(f'{k} must be a whole number, got {v!r}')
-        if not v >= least: raise ValueError(f'{k} must be at least {least}, got {v}')  # this way round, nan is refused, too
+        if not v >= least: raise ValueError(f'{k} must be at least {least}, got {v}')  # refuses nan, too
     if not 0 < c.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {c.mask_ratio}')
     if not 0 < c.crop_min <= 1: raise ValueError(f'crop_min must be in (0, 1], got {c.crop_min}')
 
@@ -214,7 +214,10 @@ def pretrain(
                 if mean:
                     bar.set_postfix(loss=f'{mean["loss"]:.4f}')
                     log(epoch=record['step']/job.steps_per_epoch, seconds=round(time.time() - start, 1), **mean)
-                if record['step'] % job.steps_per_epoch == 0: save_run(run, job.model)
-        finally: save_run(run, job.model)
+                if record['step'] % job.steps_per_epoch == 0 or record['step'] == job.total_steps: save_run(run, job.model)
+        except FloatingPointError: raise  # a spoiled model must not replace a good one
+        except BaseException:             # Ctrl-C, a corrupt image, ...: keep what was learned
+            save_run(run, job.model)
+            raise
     say(f'saved    {run}: config.json, log.jsonl, model.safetensors, model.json, loss.png')
     return run
