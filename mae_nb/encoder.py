@@ -117,7 +117,7 @@ class Encoded(NamedTuple):
 @patch
 def encode(self:MAEEncoder,
     imgs:Tensor, # Images, `(B, C, H, W)`
-    want=(), # Names of intermediates: `'embed'`, `'blocks.0'`, ... (`(B, 1+L, D)`), `'attn.0'`, ... (`(B, heads, 1+L, 1+L)`)
+    want=(), # Intermediates by name: `'embed'`, `'blocks.0'`, ... `(B, 1+L, D)`; `'attn.0'`, ... `(B, heads, 1+L, 1+L)`
 )->Encoded: # `tokens`, `grid`, `intermediates`
     "Encode every patch of every image: deterministic, unmasked, for features and pictures."
     known = ['embed'] + [f'{kind}.{i}' for i in range(len(self.blocks)) for kind in ('attn','blocks')]
@@ -125,9 +125,9 @@ def encode(self:MAEEncoder,
     if unknown: raise ValueError(f'no intermediates {unknown}; there are {known}')
     patches,grid = self.to_patches(imgs)
     x = self.embed(patches, grid)
-    seen = dict(embed=x)
+    seen = dict(embed=x) if 'embed' in want else {}
     for i,block in enumerate(self.blocks):
         if f'attn.{i}' in want: seen[f'attn.{i}'] = attention_weights(block.attn, block.norm1(x))
         x = block(x)
-        seen[f'blocks.{i}'] = x
-    return Encoded(self.norm(x), grid, {k:seen[k] for k in want})
+        if f'blocks.{i}' in want: seen[f'blocks.{i}'] = x
+    return Encoded(self.norm(x), grid, seen)
