@@ -1,7 +1,7 @@
 "Package metadata comes from settings.ini; every `*_requirements` key there becomes an extra."
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
@@ -26,7 +26,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education',
                  'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3',
                  'Topic :: Scientific/Engineering :: Image Recognition'],
-    packages=find_packages(include=['mae_nb', 'mae_nb.*']),
+    packages=find_namespace_packages(include=['mae_nb', 'mae_nb.*']),
     package_data={'mae_nb': ['assets/*']},
     include_package_data=True,
     python_requires='>=' + cfg['min_python'],

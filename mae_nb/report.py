@@ -38,7 +38,7 @@ def held_out(
 # %% ../nbs/4_paper/28_report.ipynb #10008aa3
 def reconstruction_picture(
     run, # Folder of a run
-    n:int=6, # Images to show
+    n:int=4, # Images to show
 )->Figure: # One row per image
     "Show held-out images as the run's model paints them."
     job,model = json.loads((Path(run)/'config.json').read_text()),load_pretrained(run)
