@@ -87,12 +87,15 @@ def test_report_of_no_run(tmp_path, capsys):
 def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path):
     run = tmp_path/'run'
     cmd = [sys.executable, '-c', 'import sys; from mae_nb.cli import mae_pretrain; sys.exit(mae_pretrain())', '--output_dir', str(run), '--log_every', '1', '--batch_size', '8']
-    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if (run/'log.jsonl').is_file() and len((run/'log.jsonl').read_text().splitlines()) >= 3: break
-        time.sleep(0.2)
-    p.send_signal(signal.SIGINT)
-    _,err = p.communicate(timeout=120)
+    wake = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs start deaf to Ctrl-C
+    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=wake)
+    try:
+        for _ in range(600):
+            if (run/'log.jsonl').is_file() and len((run/'log.jsonl').read_text().splitlines()) >= 3: break
+            time.sleep(0.2)
+        p.send_signal(signal.SIGINT)
+        _,err = p.communicate(timeout=120)
+    finally: p.kill()
     assert p.returncode == 130 and 'interrupted' in err and 'Traceback' not in err
     steps = json.loads((run/'log.jsonl').read_text().splitlines()[-1])['step']
     assert 3 <= steps < 1000
