@@ -70,7 +70,7 @@ def show_images(
     heights = [(cell - gap)*max(tall[i:i+n]) for i in starts]
     rows = [h + gap + 0.15*l + 0.05*bool(l) for h,l in zip(heights, lines)]
     W,H = cell*n, sum(rows) + 0.2*bool(suptitle)
-    fig = plt.figure(figsize=(W, H), layout='none')
+    fig = plt.figure(figsize=(W, H)); fig.set_layout_engine('none')  # places are computed above
     for i,img in enumerate(imgs):
         r,c = divmod(i, n)
         left,bottom = c*cell + gap/2, sum(rows[r+1:]) + gap/2
