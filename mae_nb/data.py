@@ -8,6 +8,7 @@ __all__ = ['assets', 'photo_names', 'fashion_classes', 'image_endings', 'torchvi
            'normalise', 'sample_generator', 'crop_box', 'random_crop_flip', 'TrainView', 'EpochBatches', 'train_loader']
 
 # %% ../nbs/3_training/12_data.ipynb #51320e64
+import signal
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
@@ -161,7 +162,7 @@ def normalise(
     "Scale pixels to [0, 1], then subtract the mean and divide by the deviation, on the images' own device."
     x = imgs.float()/255
     if mean is None: return x
-    at = lambda v: torch.tensor(v, device=x.device)[:,None,None]
+    at = lambda v: torch.as_tensor(v, device=x.device)[:,None,None]
     return (x - at(mean))/at(std)
 
 # %% ../nbs/3_training/12_data.ipynb #38b3609a
@@ -215,43 +216,69 @@ class TrainView(Dataset):
         seed:int=0, # Seed of the run
         scale:tuple=(0.2, 1.), # Share of the area to crop
         flip:bool=True, # Mirror half of the images?
-    ): self.dataset,self.size,self.num_patches,self.seed,self.scale,self.flip = dataset,size,num_patches,seed,scale,flip
+        masks:int=1, # Masks per image `M`: the same crop, seen with other patches removed
+        score=None, # Called with a generator, returns the scores of a mask, `(L,)`; uniform if not given
+    ):
+        self.dataset,self.size,self.num_patches,self.seed = dataset,size,num_patches,seed
+        self.scale,self.flip,self.masks,self.score = scale,flip,masks,score
 
     def __len__(self): return len(self.dataset)
     def __getitem__(self,
         key:tuple, # `(epoch, index)`
-    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, and scores `(L,)`
+    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, and scores `(L,)`, or `(M, L)` for several masks
         epoch,index = key
         g = sample_generator(self.seed, epoch, index)
         img = random_crop_flip(self.dataset[index][0], self.size, g, self.scale, self.flip)
-        return img, torch.rand(self.num_patches, generator=g)
+        score = self.score or (lambda g: torch.rand(self.num_patches, generator=g))
+        return img, score(g) if self.masks == 1 else torch.stack([score(g) for _ in range(self.masks)])
 
 # %% ../nbs/3_training/12_data.ipynb #e8ca393b
 class EpochBatches:
-    "Batches of `(epoch, index)` keys for all epochs; each epoch is a new order, an incomplete last batch is dropped."
+    "The batches of one process: `(epoch, index)` keys for all epochs. Each epoch is a new order; an incomplete last step is dropped."
     def __init__(self,
         n:int, # Number of images
-        batch_size:int, # Images per batch
+        batch_size:int, # Images per batch, that is, per process and forward pass
         epochs:int, # Number of epochs
         seed:int=0, # Seed of the run
+        start:int=0, # Steps that are done already
+        accum_iter:int=1, # Batches per step
+        rank:int=0, # Number of this process
+        processes:int=1, # How many there are
     ):
-        if not 1 <= batch_size <= n: raise ValueError(f'batch_size={batch_size} needs at least as many images, and there are {n}: lower it')
-        self.n,self.batch_size,self.epochs,self.seed = n,batch_size,epochs,seed
-        self.per_epoch = n//batch_size
+        self.n,self.batch_size,self.epochs,self.seed,self.start = n,batch_size,epochs,seed,start
+        self.accum_iter,self.rank,self.processes = accum_iter,rank,processes
+        self.per_step = batch_size*accum_iter*processes  # images per step, over all processes
+        if not 1 <= self.per_step <= n:
+            raise ValueError(f'batch_size={batch_size} * accum_iter={accum_iter} * {processes} processes = {self.per_step} images a step '
+                             f'need at least as many images, and there are {n}: lower it')
+        self.per_epoch = n//self.per_step  # steps
 
-    def __len__(self): return self.per_epoch*self.epochs
+    def __len__(self): return (self.per_epoch*self.epochs - self.start)*self.accum_iter
+    def order(self, epoch): return torch.randperm(self.n, generator=sample_generator(self.seed, epoch)).tolist()
     def __iter__(self):
-        for epoch in range(self.epochs):
-            order = torch.randperm(self.n, generator=sample_generator(self.seed, epoch)).tolist()
-            for i in range(self.per_epoch): yield [(epoch, j) for j in order[i*self.batch_size:(i+1)*self.batch_size]]
+        first,skip = divmod(self.start, self.per_epoch)
+        for epoch in range(first, self.epochs):
+            order = self.order(epoch)
+            for i in range(skip if epoch == first else 0, self.per_epoch):
+                step = order[i*self.per_step:(i + 1)*self.per_step]
+                for a in range(self.accum_iter):  # the step's images, dealt out in blocks: pass by pass, rank by rank
+                    at = (a*self.processes + self.rank)*self.batch_size
+                    yield [(epoch, j) for j in step[at:at + self.batch_size]]
 
 # %% ../nbs/3_training/12_data.ipynb #bd76a3a2
+def _undisturbed(worker):
+    "A worker leaves signals to the process that it works for, and ends with it."
+    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+
 def train_loader(
     view:TrainView, # What to load
     batch_size:int, # Images per batch
     epochs:int, # Number of epochs
     num_workers:int=0, # Loading processes; 0 loads in this one
+    **position, # `start`, `accum_iter`, `rank`, `processes` of `EpochBatches`
 )->DataLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
-    "Load shuffled batches for a whole run."
-    batches = EpochBatches(len(view), batch_size, epochs, view.seed)
-    return DataLoader(view, batch_sampler=batches, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    "Load shuffled batches for a whole run, or what is left of it."
+    batches = EpochBatches(len(view), batch_size, epochs, view.seed, **position)
+    return DataLoader(view, batch_sampler=batches, num_workers=num_workers, worker_init_fn=_undisturbed,
+                      pin_memory=torch.cuda.is_available(), prefetch_factor=4 if num_workers else None,
+                      generator=torch.Generator())  # for its own needs: it shall not touch ours

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import Block
 from .positions import sincos_2d
 from .masking import take_patches
 from .blocks import init_weights
-from .encoder import layer_norm, positions_for
+from .encoder import layer_norm, positions_for, run_blocks
 
 # %% ../nbs/2_model/06_decoder.ipynb #6a0d4130
 def unshuffle(
@@ -29,6 +29,7 @@ def unshuffle(
 # %% ../nbs/2_model/06_decoder.ipynb #d5254f8b
 class DecoderMixin:
     "The decoder's parts under their official names, and its forward pass, to be mixed into an `nn.Module`."
+    grad_checkpointing = False # timm's encoder has the switch, `set_grad_checkpointing`; a decoder alone keeps all
     def build_decoder(self,
         embed_dim:int, # Width of the encoder
         grid:tuple, # Grid `(h, w)` of the stored position table
@@ -63,4 +64,5 @@ def forward_decoder(self:DecoderMixin,
     tokens = unshuffle(x[:,1:], self.mask_token, ids_restore)
     x = torch.cat([x[:,:1], tokens], dim=1)          # CLS stays in front
     x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
-    return self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))[:,1:]
+    x = run_blocks(self.decoder_blocks, x, self.grad_checkpointing)
+    return self.decoder_pred(self.decoder_norm(x[:,1:]))
