@@ -73,14 +73,14 @@ bad_input = (ValueError, FileNotFoundError, FileExistsError)  # what the library
 def guarded(
     prog:str, # Name of the command
     do, # Called without arguments
-)->int: # Exit code: 0 done, 1 the loss was not finite, 2 bad input, 3 could not write, 128 + signal: stopped and saved (130 Ctrl-C, 143 SIGTERM)
+)->int: # Exit code: 0 done, 1 the loss was not finite, 2 bad input, 3 a disk failed, 128 + signal: stopped and saved (130 Ctrl-C, 143 SIGTERM)
     "Run a command; tell a user's mistakes and interruptions in a line instead of a traceback."
     rank = os.environ.get('RANK', '0')
     def tell(code, text): print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr); return code
     try: do()
     except bad_input as e: return tell(2, f'error: {e}')
     except FloatingPointError as e: return tell(1, f'stopped: {e}')
-    except OSError as e: return tell(3, f'cannot write: {e}; what was saved before is whole')
+    except OSError as e: return tell(3, f'cannot read or write: {e}; what was saved before is whole')
     except KeyboardInterrupt as e:
         if not hasattr(e, 'signal'): return tell(130, 'interrupted, not saved')
         return tell(128 + e.signal, f'stopped by {e}, and saved: --resume auto goes on')

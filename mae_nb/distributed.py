@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import torch, torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -46,7 +47,9 @@ def join_world(
     world = World(rank, size, pick_device(device))
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
-    dist.init_process_group('cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo')
+    store,*_ = next(rendezvous('env://', rank, size))  # after a restart it may still hold the addresses of the dead
+    store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo', store=store, rank=rank, world_size=size)
     yield world
     dist.barrier()
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends
@@ -163,7 +166,7 @@ class Together:
         if shard: shard_model(model, world)
         elif world.size > 1:
             ids = [world.device.index] if world.device.type == 'cuda' else None
-            self.call = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+            self.call = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
             self.exposed = Exposed(world.device)
             self.call.register_comm_hook(None, self.exposed.hook)
 

@@ -92,7 +92,11 @@ class Meter:
     def __init__(self,
         device='cpu', # Where this process computes
         exposed=None, # `Exposed`, where there is communication to measure
-    ): self.device,self.exposed,self.since,self.waited = torch.device(device),exposed,time.perf_counter(),0.
+        flops:float=0., # Operations per image, forward and backward
+        peak:float=None, # Operations a second that all devices can do at most, where known
+    ):
+        self.device,self.exposed,self.flops,self.peak = torch.device(device),exposed,flops,peak
+        self.since,self.waited = time.perf_counter(),0.
     def watch(self,
         batches, # Anything to iterate over
     ):  # Yields the same batches
@@ -106,13 +110,15 @@ class Meter:
             yield batch
     def read(self,
         images:int, # Images that were worked on since the last reading, over all processes
-    )->dict: # `images_per_s`; `data`, `communicate`, `compute`: shares of the time; `memory`: the peak, in GiB
+    )->dict: # `images_per_s`, `tflops`; `data`, `communicate`, `compute`: shares of the time; `memory`: the most so far, in GiB; `of_peak`
         "Read, and start again."
         now = time.perf_counter()
         spent,self.since = now - self.since,now
         data,self.waited = min(1., self.waited/spent),0.
         talk = min(1. - data, self.exposed.take()/spent) if self.exposed else 0.
-        read = dict(images_per_s=images/spent, data=data, communicate=talk, compute=1 - data - talk, memory=peak_memory(self.device))
+        speed = images/spent*self.flops
+        read = dict(images_per_s=images/spent, data=data, communicate=talk, compute=1 - data - talk, memory=peak_memory(self.device),
+                    tflops=speed/1e12, of_peak=speed/self.peak if self.peak else None)
         return {k: round(v, 4) for k,v in read.items() if v is not None}
 
 def peak_memory(
@@ -130,8 +136,8 @@ def advice(
 )->str: # A line, or nothing
     "Say when a run is bound by its data, and what to do."
     if data < 0.2: return ''
-    more = 'load in processes of their own (num_workers)' if num_workers == 0 else f'more than {num_workers} num_workers, if there are cores for them'
-    return f'bound by data: {data:.0%} of the time is spent waiting for images. Try {more}, smaller images on disk, or masks_per_image'
+    more = f'Raise num_workers (now {num_workers}) if there are cores to spare'
+    return f'bound by data: {data:.0%} of the time goes into waiting for images. {more}, store smaller images, or use masks_per_image'
 
 # %% ../nbs/3_training/17_loop.ipynb #8e62de9b
 class Journal:

@@ -46,10 +46,12 @@ def new_run(
 @contextmanager
 def one_at_a_time(
     output_dir, # Folder of the run; it need not exist yet
+    mine:bool=True, # Is it this process that works on it, and not another one of the same run?
 ):
     "Keep a second process from working on the same run; the system lifts the lock when this one ends, however it ends."
     try: import fcntl
-    except ImportError: yield; return  # Windows has no such lock
+    except ImportError: mine = False  # Windows has no such lock
+    if not mine: yield; return
     path = Path(output_dir); path = path.parent/f'.{path.name}.lock'
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as f:

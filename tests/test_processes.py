@@ -1,0 +1,129 @@
+"Several processes, and processes that die: the same run comes out."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from mae_nb.checkpoint import read_tensors
+from mae_nb.data import TrainView, fashion, train_loader
+from mae_nb.loop import read_log
+from mae_nb.pretrain import PretrainConfig, load_pretrained
+
+ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
+ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
+JOB = ['--max_steps', '20', '--effective_batch', '32', '--log_every', '1', '--save_every', '8', '--device', 'cpu']
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')
+
+def command(run, processes, *flags, torchrun=()):
+    launch = [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python'] if processes else []
+    return [*launch, str(BIN/'mae_pretrain'), '--output_dir', str(run), *JOB, *map(str, flags)]
+
+def pretrain(run, processes, *flags, rc=0):
+    "A run by so many processes (0: without torchrun); its losses."
+    r = subprocess.run(command(run, processes, *flags), env=ENV, capture_output=True, text=True, timeout=300)
+    assert r.returncode == rc, r.stderr
+    return [x['loss'] for x in read_log(run/'log.jsonl')] if rc == 0 else r.stderr
+
+def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory): return tmp_path_factory.mktemp('runs')
+
+@pytest.fixture(scope='module')
+def alone(home): return pretrain(home/'alone', 0, '--batch_size', 32)
+
+@pytest.fixture(scope='module')
+def two(home): return pretrain(home/'two', 2, '--batch_size', 16)
+
+def seen_per_step(view, rank=0, processes=1, accum_iter=1, num_workers=0, steps=20):
+    "What a process is shown in each of the first steps: the bytes of each crop with the scores of its mask."
+    loader = train_loader(view, 32//processes//accum_iter, 1, num_workers, rank=rank, processes=processes, accum_iter=accum_iter)
+    out = [[] for _ in range(steps)]
+    for i,(imgs,scores) in zip(range(steps*accum_iter), loader):
+        out[i//accum_iter] += [(x.numpy().tobytes(), s.numpy().tobytes()) for x,s in zip(imgs, scores)]
+    return out
+
+@pytest.mark.parametrize('processes,accum_iter,num_workers', [(1, 1, 1), (1, 1, 3), (2, 1, 0), (2, 1, 1), (2, 2, 0), (4, 2, 0), (1, 4, 3)])
+def test_the_same_samples_crops_and_masks(processes, accum_iter, num_workers):
+    view = TrainView(fashion(), (28, 28), 49, seed=5, scale=(0.3, 1.))
+    whole = seen_per_step(view)
+    parts = [seen_per_step(view, rank, processes, accum_iter, num_workers) for rank in range(processes)]
+    for step,expected in enumerate(whole):
+        found = [s for part in parts for s in part[step]]
+        assert len(found) == 32 and sorted(found) == sorted(expected)
+    assert len(set(whole[0] + whole[1])) == 64  # they do differ
+
+@linux
+def test_two_processes_learn_what_one_does(alone, two):
+    assert len(alone) == 20 and far(alone, two) < 1e-5
+    assert far(alone, alone[1:] + alone[:1]) > 1e-3  # a difference would be seen
+
+@linux
+def test_workers_change_nothing(alone, home):
+    for n in 1, 3: assert pretrain(home/f'workers{n}', 0, '--batch_size', 32, '--num_workers', n) == alone
+
+@linux
+def test_shards(two, home):
+    "FSDP2: the losses of DDP; the checkpoint is one of ours, whoever made it."
+    assert far(two, pretrain(home/'shard', 2, '--batch_size', 16, '--shard', '--ema', 0.9)) < 1e-4
+    ddp,fsdp = load_pretrained(home/'two'),load_pretrained(home/'shard')
+    for p,q in zip(ddp.parameters(), fsdp.parameters()): torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
+    a,b = (read_tensors(home/n/'checkpoints/step-00000020/optim.safetensors') for n in ('two', 'shard'))
+    assert a.keys() == b.keys() and all(a[k].shape == b[k].shape for k in a)
+    assert load_pretrained(home/'shard', ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
+
+@linux
+@pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--shard',)), (0, 8, ())), ((2, 16, ()), (2, 8, ('--shard',)))])
+def test_resume_with_other_processes(alone, home, first, then):
+    "Stop after step 8, go on with more or fewer processes, in shards or not: the same 20 losses."
+    run = home/f'{first}{then}'.replace(' ', '')
+    n,b,flags = first; pretrain(run, n, '--batch_size', b, *flags)
+    for late in run.glob('checkpoints/step-000000[12]*'): subprocess.run(['rm', '-r', late], check=True)  # as if killed after step 8
+    n,b,flags = then; losses = pretrain(run, n, '--batch_size', b, '--resume', 'auto', *flags)
+    assert far(alone, losses) < 1e-5
+    assert [p.name for p in sorted(run.glob('checkpoints/*'))] == ['step-00000016', 'step-00000020']
+
+@linux
+def test_another_effective_batch_is_refused(two, home):
+    said = pretrain(home/'two', 2, '--batch_size', '32', '--resume', 'auto', rc=1)
+    assert 'effective_batch=32 is no multiple of batch_size=32 * 2 processes = 64: choose a batch_size that divides 16' in said
+
+@linux
+@pytest.mark.parametrize('sig,kills', [('KILL', 4), ('TERM', 2)])
+def test_killed_and_resumed(sig, kills):
+    "Bit for bit the weights of a run that was left in peace; the script can do it as often as one likes."
+    r = subprocess.run([sys.executable, ROOT/'tools/kill_and_resume.py', '--kills', str(kills), '--signal', sig], env=ENV, capture_output=True, text=True, timeout=500)
+    assert r.returncode == 0 and 'bit for bit' in r.stdout, r.stdout + r.stderr
+
+def children(pid):
+    "Processes that a process has started."
+    return [int(p) for t in Path(f'/proc/{pid}/task').iterdir() for p in (t/'children').read_text().split()]
+
+@linux
+def test_torchrun_restarts(home):
+    "One of two workers is killed in the middle: torchrun starts both again, they go on from the last checkpoint, and end with the same weights."
+    long = ['--max_steps', '150', '--batch_size', '16', '--resume', 'auto']
+    pretrain(home/'peace', 2, *long)
+    run = home/'restarted'
+    p = subprocess.Popen(command(run, 2, *long, torchrun=['--max-restarts', '1']), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not (run/'checkpoints/step-00000032').exists(): assert p.poll() is None; time.sleep(0.01)
+        os.kill(children(p.pid)[-1], signal.SIGKILL)
+        out = p.communicate(timeout=200)[0]
+    finally: p.kill()
+    assert p.returncode == 0, out
+    assert 'resumed' in out and len(read_log(run/'log.jsonl')) == 150
+    for f in 'model.safetensors', 'checkpoints/step-00000150/optim.safetensors': assert (run/f).read_bytes() == (home/'peace'/f).read_bytes()
+
+@linux
+def test_sigterm_reaches_all(home):
+    "SIGTERM to one of two workers: both stop after the same step, and the run is saved."
+    run = home/'terminated'
+    p = subprocess.Popen(command(run, 2, '--max_steps', '1000', '--batch_size', '16'), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not (run/'checkpoints/step-00000016').exists(): assert p.poll() is None; time.sleep(0.01)
+        os.kill(children(p.pid)[-1], signal.SIGTERM)
+        out = p.communicate(timeout=100)[0]
+    finally: p.kill()
+    assert 'stopped by SIGTERM, and saved' in out
+    last = max(run.glob('checkpoints/step-*'))
+    state = json.loads((last/'state.json').read_text())
+    assert state['processes'] == 2 and state['step'] == read_log(run/'log.jsonl')[-1]['step']
