@@ -1,0 +1,272 @@
+"One process: options that must not change the result, and what happens to bad input."
+import json, os, pickle, shutil, signal, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import save_file
+from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
+from mae_nb.cli import mae_pretrain
+from mae_nb.loop import read_log
+from mae_nb.pretrain import PretrainConfig, load_pretrained, prepare, pretrain, steps
+
+BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
+QUIET = dict(say=lambda line: None)
+
+def losses(**changes):
+    cfg = replace(BASE, **changes)
+    return [r['loss'].mean().item() for r in steps(cfg, prepare(cfg))]
+
+def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
+
+@pytest.fixture(scope='module')
+def plain(): return losses()
+
+def test_accumulation(plain): assert far(plain, losses(batch_size=8, accum_iter=4)) < 1e-5
+def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8, effective_batch=32) == losses(batch_size=8, accum_iter=4)
+def test_checkpointed_activations(plain): assert far(plain, losses(grad_ckpt=True)) < 1e-5
+def test_compile(plain): assert far(plain, losses(compile=True)) < 1e-4
+def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
+def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
+def test_clipping_bites(plain): assert far(plain, losses(clip_grad=0.05)) > 1e-3
+def test_seed_matters(plain): assert far(plain, losses(seed=1)) > 1e-3
+
+def test_masks_per_image():
+    "Four masks for one image: a batch of 32 decodes 8, and an epoch has four times the steps."
+    cfg = replace(BASE, masks_per_image=4)
+    job = prepare(cfg)
+    assert job.steps_per_epoch == 10_000//8 and job.effective_batch == 32 and job.lr == prepare(BASE).lr
+    img,scores = job.view[0, 0]
+    assert scores.shape == (4, 49) and len(scores.unique(dim=0)) == 4
+    seen = []
+    job.model.register_forward_pre_hook(lambda m, args: seen.append(args))
+    next(steps(cfg, job))
+    imgs,_,scores = seen[0]
+    assert imgs.shape[0] == scores.shape[0] == 32
+    assert torch.equal(imgs[0], imgs[3]) and not torch.equal(imgs[0], imgs[4])
+
+# -- runs that are there already
+
+RUN = ['--max_steps', '12', '--batch_size', '8', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--keep', '3']
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    run = tmp_path_factory.mktemp('engine')/'run'
+    assert mae_pretrain(['--output_dir', str(run), *RUN, '--ema', '0.5', '--tensorboard', '--milestone_epochs', '1']) == 0
+    return run
+
+@pytest.fixture
+def run(finished, tmp_path): return Path(shutil.copytree(finished, tmp_path/'run'))
+
+def again(run, *flags): return mae_pretrain(['--output_dir', str(run), *RUN, '--ema', '0.5', '--resume', 'auto', *map(str, flags)])
+
+def back_to(run, *steps):
+    "Leave only these checkpoints."
+    for folder in checkpoints(run):
+        if int(folder.name[5:]) not in steps: shutil.rmtree(folder)
+
+def same_weights(a, b): return all((a/f).read_bytes() == (b/f).read_bytes() for f in ('model.safetensors', 'ema.safetensors'))
+
+def test_what_a_run_holds(finished):
+    assert [c.name for c in checkpoints(finished)] == ['step-00000004', 'step-00000008', 'step-00000012']
+    last = checkpoints(finished)[-1]
+    assert sorted(p.name for p in last.iterdir()) == ['ema.safetensors', 'model.json', 'model.safetensors', 'optim.safetensors', 'rng.safetensors', 'state.json']
+    state = json.loads((last/'state.json').read_text())
+    assert (state['step'], state['epoch'], state['images_of_epoch'], state['effective_batch']) == (12, 0, 96, 8)
+    assert state['config']['blr'] == 6e-3 and set(state['versions']) == {'torch', 'torchvision', 'timm'} and set(state['files']) == {
+        'ema.safetensors', 'model.json', 'model.safetensors', 'optim.safetensors', 'rng.safetensors'}
+    assert any((finished/'tensorboard').iterdir())
+    assert {'images_per_s', 'data', 'communicate', 'compute', 'memory', 'tflops'} <= set(read_log(finished/'log.jsonl')[-1])
+
+def test_a_finished_run_is_left_alone(run, finished):
+    assert again(run) == 0 and same_weights(run, finished)
+    assert len(read_log(run/'log.jsonl')) == 12
+
+def test_resume_in_the_middle(run, finished):
+    back_to(run, 4); (run/'model.safetensors').unlink()
+    with open(run/'log.jsonl', 'a') as f: f.write('{"step": 13, "lo')  # as kill -9 may leave it
+    assert again(run) == 0 and same_weights(run, finished)
+    assert [r['step'] for r in read_log(run/'log.jsonl')] == list(range(1, 13))
+
+def test_resume_from_a_path_into_a_new_run(run, finished, tmp_path):
+    assert mae_pretrain(['--output_dir', str(tmp_path/'other'), *RUN, '--ema', '0.5', '--resume', str(checkpoints(run)[0])]) == 0
+    assert same_weights(tmp_path/'other', finished)
+    assert same_weights(run, finished)  # untouched
+
+def test_auto_starts_where_nothing_is(tmp_path, finished):
+    assert again(tmp_path/'new') == 0 and same_weights(tmp_path/'new', finished)
+
+def spoil(path, how):
+    data = bytearray(path.read_bytes())
+    if how == 'truncated': path.write_bytes(data[:len(data)//2])
+    if how == 'one bit': data[-1] ^= 1; path.write_bytes(data)
+    if how == 'missing': path.unlink()
+    if how == 'pickle': path.write_bytes(pickle.dumps(Evil(path.parent/'executed')))
+
+class Evil:
+    "A pickle that would run a command when it is opened."
+    def __init__(self, mark): self.mark = mark
+    def __reduce__(self): return os.mkdir, (str(self.mark),)
+
+@pytest.mark.parametrize('part', ['model.safetensors', 'optim.safetensors', 'rng.safetensors', 'model.json', 'state.json'])
+@pytest.mark.parametrize('how', ['truncated', 'one bit', 'missing', 'pickle'])
+def test_damaged_newest(run, finished, capsys, part, how):
+    "It is reported and put aside, and the one before it used."
+    newest = checkpoints(run)[-1]
+    spoil(newest/part, how)
+    assert again(run) == 0
+    said = capsys.readouterr().out
+    assert 'put aside' in said and newest.name in said and 'resumed' in said and 'step-00000008' in said
+    assert same_weights(run, finished) and (run/'checkpoints'/f'damaged-{newest.name}').is_dir()
+    assert not list(run.rglob('executed'))
+
+def refused(capsys, code, *flags):
+    assert mae_pretrain(list(map(str, flags))) == code
+    return capsys.readouterr().err
+
+def test_all_damaged(run, capsys):
+    back_to(run, 8); spoil(run/'checkpoints/step-00000008/optim.safetensors', 'truncated')
+    before = read_log(run/'log.jsonl')
+    assert again(run) == 2
+    said = capsys.readouterr().err
+    assert 'no checkpoint that is whole' in said and 'optim.safetensors has' in said and 'bytes, and had' in said
+    assert read_log(run/'log.jsonl') == before
+
+def test_truncated_checkpoint_by_path(run, tmp_path, capsys):
+    c = checkpoints(run)[0]; spoil(c/'model.safetensors', 'truncated')
+    assert 'is damaged: model.safetensors has' in refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--ema', 0.5, '--resume', c)
+
+def test_pickles_are_not_opened(tmp_path, capsys):
+    evil = tmp_path/'checkpoint.pth'; evil.write_bytes(pickle.dumps(Evil(tmp_path/'executed')))
+    assert 'is no checkpoint' in (said := refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--resume', evil)) and 'nothing is unpickled' in said
+    folder = tmp_path/'folder'; folder.mkdir()
+    (folder/'model.json').write_text('{}'); shutil.copy(evil, folder/'model.safetensors')
+    with pytest.raises(ValueError, match='damaged, or no safetensors file'): load_pretrained(folder)
+    assert not (tmp_path/'executed').exists()
+
+@pytest.mark.parametrize('flags,said', [(['--blr', '1e-3'], 'blr: now 0.001, before 0.006'), (['--mask_ratio', '0.5'], 'mask_ratio: now 0.5, before 0.75'),
+                                        (['--max_steps', '13'], 'max_steps: now 13, before 12'), (['--seed', '1'], 'seed: now 1, before 0'),
+                                        (['--model', 'mae_vit_micro_patch4'], "model: now 'mae_vit_micro_patch4', before 'mae_vit_nano_patch4'")])
+def test_resume_by_another_recipe(run, capsys, flags, said):
+    before = {p: p.read_bytes() for p in run.rglob('*') if p.is_file()}
+    assert again(run, *flags) == 2
+    err = capsys.readouterr().err
+    assert 'another job' in err and said in err
+    assert before == {p: p.read_bytes() for p in run.rglob('*') if p.is_file()}  # not a byte was changed
+
+def test_checkpoint_of_another_model(run, tmp_path, capsys):
+    "The job is the same, the weights are not: a preset may have changed since."
+    c = checkpoints(run)[-1]
+    config = json.loads((c/'model.json').read_text()) | dict(embed_dim=48)
+    (c/'model.json').write_text(json.dumps(config))
+    state = json.loads((c/'state.json').read_text()); state['files'].pop('model.json')
+    (c/'state.json').write_text(json.dumps(state))
+    assert again(run) == 2 and 'embed_dim: now 96, before 48' in capsys.readouterr().err
+
+def test_a_lock(run, capsys):
+    "Two processes never work on the same run."
+    from mae_nb.runs import one_at_a_time
+    with one_at_a_time(run): assert 'another process is working on' in refused(capsys, 2, '--output_dir', run, *RUN, '--ema', 0.5, '--resume', 'auto')
+    assert again(run) == 0
+
+@pytest.mark.parametrize('flags,said', [(['--ema', '1'], 'ema must be below 1'), (['--precision', 'fp8'], "precision must be one of ['bf16', 'fp16', 'fp32'], got 'fp8'"),
+    (['--accum_iter', '0'], 'accum_iter must be at least 1'), (['--batch_size', '10', '--masks_per_image', '4'], 'must be a multiple of masks_per_image=4'),
+    (['--batch_size', '24', '--effective_batch', '64'], 'choose a batch_size that divides 64'), (['--accum_iter', '3', '--effective_batch', '64'], 'make 24: leave accum_iter out'),
+    (['--clip_grad', '-1'], 'clip_grad must be at least 0'), (['--mask_sampling', 'blok'], "must be one of ['random', 'block', 'grid']"),
+    (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], 'are no numbers'), (['--keep', '0'], 'keep must be at least 1'),
+    (['--resume', 'auto', '--overwrite'], 'give one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--shard'], 'start with torchrun'),
+    (['--effective_batch', '20000', '--batch_size', '8'], 'there are 10000: lower batch_size')])
+def test_flags_out_of_range(tmp_path, capsys, flags, said):
+    try: code = mae_pretrain(['--output_dir', str(tmp_path/'run'), *RUN, *flags])
+    except SystemExit as e: code = e.code
+    assert code == 2 and said in capsys.readouterr().err
+
+def test_milestones_and_keep(tmp_path):
+    "Of six epochs, the last two checkpoints stay, and those of every third epoch."
+    folder = tmp_path/'few'; folder.mkdir()
+    from PIL import Image
+    for i in range(8): Image.effect_noise((28, 28), 60 + i).save(folder/f'{i}.png')
+    run = pretrain(PretrainConfig(data=str(folder), output_dir=tmp_path/'run', batch_size=4, epochs=6, keep=1, milestone_epochs=2, device='cpu'), **QUIET)
+    assert [int(c.name[5:]) for c in checkpoints(run)] == [4, 8, 12]  # two steps an epoch
+
+# -- losses that are not finite, disks that are full
+
+def test_a_loss_that_is_not_finite(tmp_path, capsys):
+    run = tmp_path/'run'
+    assert mae_pretrain(['--output_dir', str(run), *RUN, '--max_steps', '400', '--blr', '1e8', '--warmup_epochs', '0.02']) == 1
+    said = capsys.readouterr().err
+    step = int(said.split('at step ')[1].split()[0])
+    assert 'on rank 0 with lr=' in said and said.startswith('mae_pretrain: stopped: loss is')
+    saved = [int(c.name[5:]) for c in checkpoints(run)]
+    assert all(s < step for s in saved) and read_log(run/'log.jsonl')[-1]['step'] < step
+    for c in checkpoints(run): assert all(t.isfinite().all() for t in read_tensors(c/'model.safetensors').values())
+
+SPOILED = '''
+import os, sys, mae_nb.pretrain as engine
+from mae_nb.cli import mae_pretrain
+real,calls = engine.normalise,[]
+def normalise(*a):
+    calls.append(1)
+    return real(*a)*(float('nan') if len(calls) == 12 and os.environ.get('RANK', '1') == '1' else 1)
+engine.normalise = normalise
+sys.exit(mae_pretrain())
+'''
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='gloo as Linux has it')
+def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
+    (tmp_path/'spoiled.py').write_text(SPOILED)
+    env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
+    r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc-per-node', '2', tmp_path/'spoiled.py', '--output_dir', tmp_path/'run',
+                        *RUN, '--max_steps', '40'], env=env, capture_output=True, text=True, timeout=200)
+    assert r.returncode == 1 and r.stderr.count('loss is nan at step 12 on rank 1 with lr=') == 2, r.stderr  # both say it
+    found,state = newest_checkpoint(tmp_path/'run')
+    assert state['step'] == 8 and load_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='limits and signals')
+def test_a_full_disk(tmp_path):
+    "The system refuses to let any file grow beyond 1 MB, so the first save fails half-way: exit code 3, and no half checkpoint."
+    code = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6));'
+            'from mae_nb.cli import mae_pretrain; sys.exit(mae_pretrain())')
+    run = tmp_path/'run'
+    r = subprocess.run([sys.executable, '-c', code, '--output_dir', run, *RUN], capture_output=True, text=True, timeout=120)
+    assert r.returncode == 3 and 'cannot write' in r.stderr and 'model.safetensors' in r.stderr, r.stderr
+    assert list((run/'checkpoints').iterdir()) == [] and not (run/'model.safetensors').exists()
+
+def test_a_disk_that_fills_up_later(run, finished, monkeypatch, capsys):
+    "The third save fails: the second checkpoint is whole, and the run goes on from it when there is room again."
+    back_to(run, 4)
+    import mae_nb.checkpoint as c
+    real,count = c.save_file,[]
+    def save_file(tensors, path):
+        count.append(path)
+        if len(count) == 6: Path(path).write_bytes(b'half'); raise OSError(28, 'No space left on device')
+        return real(tensors, path)
+    monkeypatch.setattr(c, 'save_file', save_file)
+    assert again(run) == 3 and 'No space left on device' in capsys.readouterr().err
+    assert [x.name for x in checkpoints(run)] == ['step-00000004', 'step-00000008'] and not list(run.rglob('.*tmp'))
+    monkeypatch.undo()
+    assert again(run) == 0 and same_weights(run, finished)
+
+WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'unique_dim', '_unique2', 'is_nonzero'}  # what a device must be waited for
+
+@pytest.mark.parametrize('changes', [dict(), dict(accum_iter=2, batch_size=16, clip_grad=1., ema=0.9, grad_ckpt=True, norm_pix_loss=True, masks_per_image=2), dict(precision='bf16')])
+def test_nothing_in_a_step_waits_for_the_device(changes):
+    "No operation of a step, forward, backward or update, brings a number to Python."
+    from torch.utils._python_dispatch import TorchDispatchMode
+    seen = set()
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.add(func.overloadpacket._qualified_op_name.split('::')[1])
+            return func(*args, **(kwargs or {}))
+    cfg = replace(BASE, **changes)
+    job = prepare(cfg)
+    view = [job.view[0, i] for i in range(64)]
+    import mae_nb.pretrain as engine
+    ready = [torch.utils.data.default_collate(view[i:i+cfg.batch_size//cfg.masks_per_image]) for i in (0, 8, 16, 24)]
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(engine, 'train_loader', lambda *a, **k: ready)
+        run = steps(cfg, job)
+        next(run)  # the optimiser makes its state
+        with Watch(): next(run)
+    assert {'argsort', 'sort'} & seen and any('adamw' in s for s in seen) and not WAITS & seen
+    with Watch(): torch.ones(1).item()
+    assert WAITS & seen  # it would have been noticed

@@ -1,0 +1,123 @@
+"What a recipe says reaches the optimiser, the schedule, the loader and the model: each value is read back there."
+import re
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from torch import nn
+from mae_nb import pretrain as engine
+from mae_nb.cli import mae_pretrain
+from mae_nb.data import TensorImages
+from mae_nb.mae import MaskedAutoencoderViT
+from mae_nb.masking import mask_from_scores
+from mae_nb.recipes import recipe, recipes
+
+IMAGENET = [n for n,r in recipes.items() if r.config.data == 'imagenet']
+
+class Captured(Exception): pass
+
+@pytest.fixture(scope='module')
+def images(): return TensorImages(torch.randint(256, (8192, 3, 8, 8), dtype=torch.uint8))
+
+def read_back(monkeypatch, images, cfg):
+    "Everything that the loop is given: nothing is trained."
+    got = {}
+    def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise Captured
+    monkeypatch.setattr(engine, 'load_images', lambda *_: images)
+    monkeypatch.setattr(engine, 'train', capture)
+    job = engine.prepare(cfg); state = engine.begin(cfg, job)
+    with pytest.raises(Captured): next(engine.steps(cfg, job, state))
+    return job, state, got
+
+@pytest.mark.parametrize('name', IMAGENET)
+def test_table_8(name, monkeypatch, images):
+    "The paper's Table 8, on a model as small as can be: its sizes are read back in another test."
+    cfg = recipe(name).config
+    job,state,got = read_back(monkeypatch, images, replace(cfg, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu'))
+    optimizer,lr_of = got['optimizer'],got['lr_of']
+    assert isinstance(optimizer, torch.optim.AdamW) and got['clip_grad'] is None and not got['scaler'].is_enabled()
+    assert [(g['weight_decay'], g['betas']) for g in optimizer.param_groups] == [(0., (0.9, 0.95)), (0.05, (0.9, 0.95))]
+    plain,decayed = ([p.ndim for p in g['params']] for g in optimizer.param_groups)
+    assert set(plain) == {1} and min(decayed) == 2 and len(plain) + len(decayed) == sum(p.requires_grad for p in job.model.parameters())
+    loader,epochs = got['batches'],int((re.search(r'_(\d+)(_norm_pix)?$', name) or [0, 800])[1])
+    if name in ('release_vit_base', 'release_vit_large', 'release_vit_huge'): epochs = 1600
+    assert job.total_steps == 2*epochs and len(loader) == 2*epochs*got['accum_iter']  # 8192 images are two steps an epoch
+    assert loader.batch_sampler.batch_size == 64 and loader.batch_sampler.per_step == 64*got['accum_iter'] == 4096
+    warm,peak = 2*40,1.5e-4*4096/256
+    assert lr_of(0) == 0 and lr_of(warm/2) == pytest.approx(peak/2) and lr_of(warm) == pytest.approx(peak) == pytest.approx(2.4e-3)
+    assert lr_of((warm + job.total_steps)/2) == pytest.approx(peak/2)
+    assert lr_of(job.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(job.total_steps - 1) < 1e-5
+    view = loader.dataset
+    assert view.scale == (0.2, 1.) and view.flip and view.masks == 1
+    blocks = [*job.model.blocks, *job.model.decoder_blocks]
+    assert all(isinstance(m, nn.Identity) for b in blocks for m in (b.drop_path1, b.drop_path2, b.ls1, b.ls2))  # no drop path, no layer scale
+    assert not any(isinstance(m, nn.Dropout) and m.p for m in job.model.modules())
+    c = job.model.cfg
+    assert c.mean == (0.485, 0.456, 0.406) and c.std == (0.229, 0.224, 0.225)
+    assert c.loss_on == ('all' if 'all_patches' in name else 'removed')
+
+@pytest.mark.parametrize('name', IMAGENET)
+def test_masks(name, monkeypatch, images):
+    "The share of removed patches, and their pattern, in the batch that the model is given."
+    cfg = replace(recipe(name).config, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu')
+    job,state,got = read_back(monkeypatch, images, cfg)
+    seen = []
+    state.together.call = lambda *a: seen.append(a) or job.model(*a)
+    got['loss_of'](torch.utils.data.default_collate([job.view[0, i] for i in range(64)]))
+    (imgs,ratio,scores), = seen
+    found = re.search(r'(mask|block|grid)(\d\d)$', name)
+    assert imgs.shape == (64, 3, 16, 16) and ratio == (int(found[2])/100 if found else 0.75)
+    mask = mask_from_scores(scores, ratio).mask.view(64, 8, 8)
+    assert mask.mean() == pytest.approx(ratio, abs=1/64)
+    cells = mask.unflatten(1, (4, 2)).unflatten(3, (4, 2)).sum((2, 4))  # removed of each 2x2
+    edges = (mask[:,1:] != mask[:,:-1]).float().mean()
+    kind = found[1] if found else 'mask'
+    assert (cells == 3).all().item() == (kind == 'grid')
+    assert (edges < 0.7*2*ratio*(1 - ratio)).item() == (kind == 'block')  # blocks hang together
+
+SIZES = dict(base=(768, 12, 12, 16), large=(1024, 24, 16, 16), huge=(1280, 32, 16, 14), tiny=(192, 12, 3, 16), small=(384, 12, 6, 16))
+
+@pytest.mark.parametrize('name', IMAGENET)
+def test_sizes(name):
+    "Width, depth, heads and patch of the real model; nothing is allocated."
+    with torch.device('meta'): m = MaskedAutoencoderViT(engine.model_config(recipe(name).config, None))
+    width,depth,heads,patch = SIZES[re.search('tiny|small|base|large|huge', name)[0]]
+    assert (m.embed_dim, len(m.blocks), m.blocks[0].attn.num_heads, m.patch_size) == (width, depth, heads, patch)
+    assert m.cfg.img_size == (224, 224)
+    found,ours = re.search(r'dec_(depth|dim)(\d+)', name), name.startswith('ours')
+    if not ours:
+        assert len(m.decoder_blocks) == (int(found[2]) if found and found[1] == 'depth' else 8)
+        assert m.decoder_embed.out_features == (int(found[2]) if found and found[1] == 'dim' else 512)
+    norm = 'norm_pix' in name or name.startswith(('release', 'mmpretrain', 'ours'))
+    assert type(m.target).__name__ == ('NormPixelTarget' if norm else 'PixelTarget')
+
+def test_every_number_of_the_paper_has_a_recipe():
+    "Table 1 a, b, d, f; Table 2; Tables 3 and 7; Fig. 5 and 7; the release: expected numbers as published."
+    said = lambda name: tuple(map(float, re.findall(r'(?:fine-tuned|linear) (\d+\.\d+)', recipe(name).expected)))
+    assert said('paper_vit_large') == (84.9, 73.5) and said('paper_vit_large_norm_pix') == (85.4, 73.9)
+    assert {said(f'paper_vit_large_mask{r}') for r in (10, 20, 30, 40, 50, 60, 70, 80, 90)} == {
+        (83.2, 54.6), (83.4, 58.9), (83.4, 61.7), (84.7, 67.0), (84.9, 69.9), (85.0, 71.8), (84.9, 73.2), (84.5, 71.8), (83.0, 66.1)}
+    assert [said(f'paper_vit_large_dec_depth{d}') for d in (1, 2, 4, 12)] == [(84.8, 65.5), (84.9, 70.0), (84.9, 71.9), (84.4, 73.3)]
+    assert [said(f'paper_vit_large_dec_dim{d}') for d in (128, 256, 768, 1024)] == [(84.9, 69.1), (84.8, 71.3), (84.4, 73.1), (84.3, 73.1)]
+    assert [said(f'paper_vit_large_{k}') for k in ('block50', 'block75', 'grid75')] == [(83.9, 72.3), (82.8, 63.9), (84.0, 66.0)]
+    assert [said(f'paper_vit_large_{e}') for e in (100, 200, 400)] == [(82.3, 57.3), (83.3, 64.4), (84.3, 69.7)]
+    assert [said(f'paper_vit_{s}_1600_norm_pix')[0] for s in ('base', 'large', 'huge')] == [83.6, 85.9, 86.9]
+    assert [said(f'paper_vit_{s}_1600')[0] for s in ('base', 'large', 'huge')] == [83.3, 85.1, 86.2]
+    assert [said(f'release_vit_{s}') for s in ('base', 'large', 'huge')] == [(83.664, 67.8), (85.952, 76.0), (86.928, 77.2)]
+    assert all(r.source and r.expected and r.hardware and r.hours for r in recipes.values())
+
+def test_small_scale(monkeypatch):
+    "The lessons' jobs as they are: prepared for real."
+    for name in 'demo', 'demo_norm_pix', 'fashion_micro':
+        cfg = replace(recipe(name).config, device='cpu')
+        job = engine.prepare(cfg)
+        assert job.effective_batch == 128 and job.steps_per_epoch == 10_000//128 and job.lr == pytest.approx(6e-3/2)
+        assert job.model.cfg.norm_pix_loss == (name == 'demo_norm_pix') and job.view.scale == (0.8, 1.)
+
+def test_print_and_flags(capsys):
+    assert mae_pretrain(['--recipe', 'release_vit_large', '--print', '--effective_batch', '1024', '--batch_size', '32']) == 0
+    said = capsys.readouterr().out
+    assert 'the official PyTorch release' in said and '0.00015 * 1024 / 256 = 0.0006' in said and '"batch_size": 32' in said and '"epochs": 1600' in said
+    assert mae_pretrain(['--recipe', 'relase_vit_large', '--print']) == 2
+    assert "did you mean ['release_vit_large'" in capsys.readouterr().err
+    assert mae_pretrain(['--recipe', 'paper_vit_base_1600']) == 2  # no images: nothing starts
+    assert "no data 'imagenet'" in capsys.readouterr().err and not Path('runs/paper_vit_base_1600').exists()
