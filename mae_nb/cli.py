@@ -23,7 +23,6 @@ def sides(
         raise argparse.ArgumentTypeError(f'{text!r} is no image size: give 224 or 224x160 (height x width)')
     return int(parts[0]), int(parts[-1])
 
-# %% ../nbs/7_engine/51_cli.ipynb #68b01172
 def numbers(
     text:str, # `'0.485,0.456,0.406'`
 )->tuple: # Floats
@@ -51,7 +50,6 @@ def show_default(
     if isinstance(value, bool): return 'yes' if value else 'no'
     return f'{value:g}' if isinstance(value, float) else str(value).lower() if value is None else str(value)
 
-# %% ../nbs/7_engine/51_cli.ipynb #18adfd71
 def parser_for(
     cls, # A dataclass; each field becomes a flag, its comment the help
     prog:str, # Name of the command

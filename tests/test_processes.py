@@ -71,7 +71,7 @@ def test_shards(two, home):
     assert load_pretrained(home/'shard', ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
 
 @linux
-@pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--shard',)), (0, 8, ())), ((2, 16, ()), (2, 8, ('--shard',)))])
+@pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--shard',)), (0, 8, ())), ((2, 16, ('--shard', '--ema', 0.9)), (2, 8, ('--shard', '--ema', 0.9)))])
 def test_resume_with_other_processes(alone, home, first, then):
     "Stop after step 8, go on with more or fewer processes, in shards or not: the same 20 losses."
     run = home/f'{first}{then}'.replace(' ', '')
