@@ -176,7 +176,9 @@ def set_rng_state(
 # %% ../nbs/3_training/16_checkpoint.ipynb #6a994e5f
 def _digest(path):
     "The SHA-256 of a file."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
+    with open(path, 'rb') as f:
+        if hasattr(hashlib, 'file_digest'): return hashlib.file_digest(f, 'sha256').hexdigest()
+        return hashlib.sha256(f.read()).hexdigest()  # Python 3.10
 
 def save_checkpoint(
     run, # Folder of the run
@@ -206,14 +208,16 @@ def check_checkpoint(
 )->dict: # Its `state.json`
     "Read a checkpoint's state; raise `ValueError` unless each of its files is there with every byte."
     folder = Path(folder)
-    if not folder.is_dir() or not (folder/'state.json').is_file():
-        raise ValueError(f'{folder} is no checkpoint: that is a folder with a state.json and the safetensors files that it lists; '
-                         'nothing else is opened, and nothing is unpickled')
+    if not (folder/'state.json').is_file():
+        raise ValueError(f'{folder} is no checkpoint: that is a folder with a state.json and the safetensors files '
+                         'that it lists; nothing else is opened, and nothing is unpickled')
     state = read_json(folder/'state.json')
+    if 'files' not in state: raise ValueError(f'{folder} is damaged: state.json lists no files')
     for name,was in state['files'].items():
         path = folder/name
         if not path.is_file(): raise ValueError(f'{folder} is damaged: {name} is missing')
-        if path.stat().st_size != was['bytes']: raise ValueError(f'{folder} is damaged: {name} has {path.stat().st_size} bytes, and had {was["bytes"]}')
+        if path.stat().st_size != was['bytes']:
+            raise ValueError(f'{folder} is damaged: {name} has {path.stat().st_size} bytes, and had {was["bytes"]}')
         if _digest(path) != was['sha256']: raise ValueError(f'{folder} is damaged: the bytes of {name} have changed')
     return state
 

@@ -9,7 +9,7 @@ __all__ = ['train', 'in_groups', 'Losses', 'JsonLines', 'read_log', 'cut_log', '
 # %% ../nbs/3_training/17_loop.ipynb #546cd1ac
 import json, time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 import matplotlib.pyplot as plt, torch
@@ -158,6 +158,14 @@ class Meter:
         return {k: round(v, 4) for k,v in read.items() if v is not None}
 
 # %% ../nbs/3_training/17_loop.ipynb #fe3b8a5c
+@patch
+@contextmanager
+def aside(self:Meter):
+    "Leave out what is done in this context: saving is not training."
+    start = time.perf_counter()
+    try: yield
+    finally: self.since += time.perf_counter() - start
+
 def peak_memory(
     device=torch.device('cpu'), # A GPU, or the CPU
 )->float: # GiB; None where the system doesn't say
