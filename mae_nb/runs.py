@@ -55,7 +55,7 @@ def one_at_a_time(
     path = Path(output_dir); path = path.parent/f'.{path.name}.lock'
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loading processes don't inherit it, so it goes when this process goes
         except OSError as e: raise FileExistsError(f'another process is working on {output_dir}: wait for it, or give another output_dir') from e
         try: yield
         finally: path.unlink(missing_ok=True)
@@ -180,6 +180,7 @@ def _circle(records, journal, agree, signals, every, save):
         if stop: raise Stopped(stop)
     agree.close()
 
+# %% ../nbs/3_training/19_runs.ipynb #0671ef86
 def work(
     cfg, # The job, a frozen dataclass
     job, # What was made of it
@@ -198,7 +199,8 @@ def work(
         def save():
             nonlocal saved
             journal.settle()  # a loss that isn't finite is never saved
-            save_state(cfg, job, state, run, journal.window); saved = state.done
+            with meter.aside(): save_state(cfg, job, state, run, journal.window)  # saving is not training
+            saved = state.done
         try:
             _circle(records, journal, agree, signals, cfg.save_every or job.steps_per_epoch, save)
         except Exception as e:  # a corrupt image, memory, ...: keep what was learned, where nobody else has to agree
