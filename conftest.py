@@ -1,6 +1,6 @@
 "Each notebook is a test: all its cells run, from a fresh namespace; `pytest --flags slow` runs the cells so marked, too."
 import os
-import pytest
+import pytest, torch
 
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.setdefault('TQDM_DISABLE', '1')
@@ -20,7 +20,9 @@ class NotebookItem(pytest.Item):
     def runtest(self):
         from nbdev.config import get_config
         from nbdev.test import test_nb
-        ok,_ = test_nb(self.path, skip_flags=get_config().tst_flags.split(), force_flags=self.config.getoption('flags'))
+        threads = torch.get_num_threads()
+        try: ok,_ = test_nb(self.path, skip_flags=get_config().tst_flags.split(), force_flags=self.config.getoption('flags'))
+        finally: torch.set_num_threads(threads)  # what one notebook sets shall not round another's numbers
         if not ok: raise AssertionError(f'{self.path.name}: a cell failed (see stderr)')
     def repr_failure(self, excinfo): return str(excinfo.value) if excinfo.errisinstance(AssertionError) else super().repr_failure(excinfo)
     def reportinfo(self): return self.path, None, str(self.path.relative_to(self.config.rootpath))
