@@ -8,7 +8,8 @@ __all__ = ['assets', 'photo_names', 'fashion_classes', 'image_endings', 'torchvi
            'normalise', 'sample_generator', 'crop_box', 'random_crop_flip', 'TrainView', 'EpochBatches', 'train_loader']
 
 # %% ../nbs/3_training/12_data.ipynb #51320e64
-import signal
+import atexit, multiprocessing, os, signal
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
@@ -266,9 +267,10 @@ class EpochBatches:
                     yield [(epoch, j) for j in step[at:at + self.batch_size]]
 
 # %% ../nbs/3_training/12_data.ipynb #bd76a3a2
-def _undisturbed(worker):
-    "A worker leaves signals to the process that it works for, and ends with it."
-    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+def _undisturbed(leaving, worker):
+    "A worker leaves signals to the process that it works for, until that one leaves."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
 
 def train_loader(
     view:TrainView, # What to load
@@ -279,6 +281,8 @@ def train_loader(
 )->DataLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
     "Load shuffled batches for a whole run, or what is left of it."
     batches = EpochBatches(len(view), batch_size, epochs, view.seed, **position)
-    return DataLoader(view, batch_sampler=batches, num_workers=num_workers, worker_init_fn=_undisturbed,
+    leaving = multiprocessing.Event() if num_workers else None
+    if leaving: atexit.register(leaving.set)  # before Python ends its children by SIGTERM, and waits for them
+    return DataLoader(view, batch_sampler=batches, num_workers=num_workers, worker_init_fn=partial(_undisturbed, leaving),
                       pin_memory=torch.cuda.is_available(), prefetch_factor=4 if num_workers else None,
                       generator=torch.Generator())  # for its own needs: it shall not touch ours

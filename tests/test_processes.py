@@ -127,3 +127,19 @@ def test_sigterm_reaches_all(home):
     last = max(run.glob('checkpoints/step-*'))
     state = json.loads((last/'state.json').read_text())
     assert state['processes'] == 2 and state['step'] == read_log(run/'log.jsonl')[-1]['step']
+
+WORKERS = '''
+import multiprocessing, os, signal
+from mae_nb.data import TrainView, fashion, train_loader
+batches = iter(train_loader(TrainView(fashion(), (28, 28), 49), 4, 1, num_workers=2))
+next(batches)
+for p in multiprocessing.active_children(): os.kill(p.pid, signal.SIGTERM)
+for _ in range(50): next(batches)
+print(len(multiprocessing.active_children()))
+'''
+
+@linux
+def test_loading_processes_outlive_a_sigterm_but_not_their_master():
+    "They go on as long as they are needed, and a process that ends in the middle of an epoch does not wait for them."
+    r = subprocess.run([sys.executable, '-c', WORKERS], env=ENV, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0 and r.stdout.split() == ['2'], r.stderr
