@@ -232,16 +232,17 @@ def newest_checkpoint(
     run, # Folder of a run
     say=print, # Called with lines for the reader
 )->tuple[Path,dict]: # The checkpoint and its state; `(None, None)` when the run has none yet
-    "Find the newest checkpoint that is whole; a damaged one is reported and put aside. Raise `ValueError` when all are damaged."
-    found,damaged = checkpoints(run),[]
-    for folder in reversed(found):
-        try: return folder, check_checkpoint(folder)
-        except ValueError as e:
-            damaged.append(str(e))
+    "Find the newest checkpoint that is whole; damaged ones before it are reported and put aside. Raise `ValueError` when all are damaged."
+    damaged = {}
+    for folder in reversed(checkpoints(run)):
+        try: state = check_checkpoint(folder)
+        except ValueError as e: damaged[folder] = e; continue
+        for bad,e in damaged.items():
             say(f'{e}: put aside')
-            aside = folder.with_name(f'damaged-{folder.name}')
-            shutil.rmtree(aside, ignore_errors=True); folder.rename(aside)
-    if damaged: raise ValueError(f'{run} has no checkpoint that is whole: ' + '; '.join(damaged))
+            aside = bad.with_name(f'damaged-{bad.name}')
+            shutil.rmtree(aside, ignore_errors=True); bad.rename(aside)
+        return folder, state
+    if damaged: raise ValueError(f'{run} has no checkpoint that is whole: ' + '; '.join(map(str, damaged.values())))
     return None, None
 
 # %% ../nbs/3_training/16_checkpoint.ipynb #b0bce392
