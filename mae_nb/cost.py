@@ -35,7 +35,8 @@ def forward_flops(
     L,K,patch = h*w,num_keep(h*w, mask_ratio),cfg.patch_size**2*cfg.in_chans
     D,Dd = cfg.embed_dim,cfg.decoder_embed_dim
     encoder = 2*K*patch*D + block_flops(K + 1, D, cfg.depth, cfg.mlp_ratio)
-    decoder = 2*(K + 1)*D*Dd + block_flops(L + 1, Dd, cfg.decoder_depth, cfg.mlp_ratio) + 2*L*Dd*patch
+    scored = L if cfg.loss_on == 'all' else L - K
+    decoder = 2*(K + 1)*D*Dd + block_flops(L + 1, Dd, cfg.decoder_depth, cfg.mlp_ratio) + 2*scored*Dd*patch
     return encoder + decoder
 
 # %% ../nbs/3_training/18_cost.ipynb #110a3513
@@ -89,7 +90,7 @@ def seconds_per_pass(
     def once(n):
         imgs,scores = p.new_zeros(n, model.in_chans, *model.cfg.img_size), p.new_zeros(n, model.grid[0]*model.grid[1])
         start = time.perf_counter()
-        with autocast(p.device, precision): model(imgs, mask_ratio, scores).loss.backward()
+        with autocast(p.device, precision): model(imgs, mask_ratio, scores, loss_only=True).loss.backward()
         if p.is_cuda: torch.cuda.synchronize()
         return time.perf_counter() - start
     try:
@@ -124,7 +125,7 @@ def activation_bytes(
 )->int: # Bytes per image
     "Measure what one image leaves in memory between forward and backward pass, with the model as it is."
     c,L = model.cfg,model.grid[0]*model.grid[1]
-    forward = lambda imgs, scores: model(imgs, mask_ratio, scores)
+    forward = lambda imgs, scores: model(imgs, mask_ratio, scores, loss_only=True)
     whole = _per_image(model, forward, [(model.in_chans, *c.img_size), (L,)], precision)
     if not model.grad_checkpointing: return whole
     # the inputs of all blocks are in it; what is inside a block comes back, one block at a time

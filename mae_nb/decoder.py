@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from fastcore.basics import patch
 from timm.models.vision_transformer import Block
 from .positions import sincos_2d
-from .masking import take_patches
+from .masking import Mask, take_patches
 from .blocks import init_weights
 from .encoder import layer_norm, positions_for, run_blocks
 
@@ -66,3 +66,18 @@ def forward_decoder(self:DecoderMixin,
     x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
     x = run_blocks(self.decoder_blocks, x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x[:,1:]))
+
+# %% ../nbs/2_model/06_decoder.ipynb #bdf80d42
+@patch
+def decode_removed(self:DecoderMixin,
+    latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
+    m:Mask, # Which patches it has seen
+    grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
+)->Tensor: # Prediction for the removed patches, in ranking order, `(B, L-K, p*p*C)`
+    "Predict what training scores, and no more: blocks don't mind the order of tokens, so nothing is put back into image order."
+    x = self.decoder_embed(latent)
+    pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
+    at = lambda ids: take_patches(pos[:,1:].expand(len(x), -1, -1), ids)
+    x = torch.cat([x[:,:1] + pos[:,:1], x[:,1:] + at(m.ids_keep), self.mask_token + at(m.ids_remove)], dim=1)
+    x = run_blocks(self.decoder_blocks, x, self.grad_checkpointing)
+    return self.decoder_pred(self.decoder_norm(x[:,latent.shape[1]:]))

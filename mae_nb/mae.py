@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 from torch import Tensor
 from .patches import grid_size
-from .masking import num_keep
+from .masking import num_keep, take_patches
 from .encoder import MAEEncoder, vit_sizes
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PixelTarget, masked_mse
@@ -75,7 +75,7 @@ def _check(c):
 class MAEOutput(NamedTuple):
     "What a forward pass returns."
     loss:Tensor # Scalar
-    pred:Tensor # Prediction for every patch, `(B, L, p*p*C)`
+    pred:Tensor # Prediction for every patch, `(B, L, p*p*C)`; None where only the loss was asked for
     mask:Tensor # 1 = removed, `(B, L)`
     ids_restore:Tensor # For each patch, its place in the ranking, `(B, L)`
 
@@ -97,6 +97,7 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         imgs:Tensor, # Images, `(B, C, H, W)`
         mask_ratio:float=0.75, # Share of patches to remove
         scores:Tensor=None, # One number per patch, `(B, L)`, the lowest are kept; random if not given
+        loss_only:bool=False, # Predict no more than the loss needs: the same loss with less work
     )->MAEOutput: # `loss, pred, mask, ids_restore`
         "Mask, encode what is visible, decode everything, score what was removed."
         patches,grid = self.to_patches(imgs)
@@ -104,6 +105,9 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
             raise ValueError(f'mask_ratio={mask_ratio} removes none of {patches.shape[1]} patches, so there is '
                              "nothing to score: use encode(imgs) for features, or loss_on='all'")
         latent,m = self.forward_encoder(imgs, mask_ratio, scores)
+        if loss_only and self.cfg.loss_on == 'removed':
+            pred,target = self.decode_removed(latent, m, grid),self.target(take_patches(patches, m.ids_remove))
+            return MAEOutput((pred - target).square().mean(), None, m.mask, m.ids_restore)
         pred = self.forward_decoder(latent, m.ids_restore, grid)
         loss = masked_mse(pred, self.target(patches), m.mask, self.cfg.loss_on)
         return MAEOutput(loss, pred, m.mask, m.ids_restore)

@@ -30,6 +30,10 @@ class Mask(NamedTuple):
     ids_restore:Tensor # For each patch, its place in the ranking, `(B, L)`
     mask:Tensor # 1.0 where a patch is removed, 0.0 where it is kept, `(B, L)`
 
+    @property
+    def ids_remove(self): # Indices of the removed patches, in ranking order, `(B, L-K)`
+        return self.ids_restore.argsort(dim=1)[:,self.ids_keep.shape[1]:]
+
 # %% ../nbs/1_patches/03_masking.ipynb #193567f3
 def mask_from_scores(
     scores:Tensor, # One number per patch, `(B, L)`; the lowest are kept

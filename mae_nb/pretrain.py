@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from .masking import block_scores, grid_scores, num_keep
 from .mae import MAEConfig, MaskedAutoencoderViT, mae_config
-from .data import TrainView, channel_stats, load_images, normalise, train_loader
+from .images import EncodedImages, decode_with
+from .data import channel_stats, load_images, normalise
+from .augment import Skipped, TrainView, augmentations, train_loader
 from .optim import Average, lr_at, make_adamw, scaled_lr
 from .distributed import Signals, Together, World, first_does, gather_losses, join_world, pick_device, shard_model, split_batch
 from .checkpoint import load_strictly, load_weights, read_tensors, seed_all
@@ -25,8 +27,8 @@ from .runs import State, find_checkpoint, one_at_a_time, open_run, restore, work
 @dataclass(frozen=True)
 class PretrainConfig:
     "A pre-training job. The defaults pre-train a small model on the images on board in minutes, on a CPU."
-    data:str = 'fashion' # 'fashion' (on board), FashionMNIST, MNIST, CIFAR10, CIFAR100, STL10, or a folder of images
-    data_root:str = None # where torchvision keeps its sets
+    data:str = 'fashion' # 'fashion' (on board), a set of torchvision (CIFAR10, ...), a folder of images or shards, shards x-{000..146}.tar (path or URL), hf:NAME
+    data_root:str = None # where torchvision or Hugging Face keep their sets
     download:bool = False # let torchvision fetch a set that is not there
     output_dir:str = 'runs/pretrain' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
@@ -56,6 +58,10 @@ class PretrainConfig:
     ema:float = None # decay of a moving average of the weights; none is kept if not given
     crop_min:float = 0.8 # smallest share of an image's area in a random crop; 0.2 for photographs
     flip:bool = True # mirror half of the images
+    augment:str = 'rand_crop' # 'rand_crop', 'fixed_crop', 'none' (the centre), or 'color_jitter' on top of rand_crop (Table 1e)
+    reader:str = 'fast' # 'fast', or 'pil' for the very pixels of torchvision's transforms on Pillow images
+    upright:bool = False # turn photographs as their EXIF orientation says; ImageFolder, and so the published models, do not
+    max_corrupt:int = 100 # images that cannot be read are named and passed over; more than so many, per process, stop the run
     seed:int = 0 # seed of everything
     precision:str = None # 'bf16', 'fp16' or 'fp32'; bf16 on a GPU that has it, else fp32, if not given
     compile:bool = False # compile the blocks: slower to start, faster to run
@@ -72,7 +78,7 @@ class PretrainConfig:
     def __post_init__(self): _settle(self)
     may_change = frozenset( # between a run and its continuation: what leaves the mathematics alone, or is settled otherwise
         'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_ckpt shard '
-        'num_workers log_every tensorboard save_every keep milestone_epochs device'.split())
+        'num_workers max_corrupt log_every tensorboard save_every keep milestone_epochs device'.split())
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #f009b7e4
 def _settle(c):
@@ -82,13 +88,14 @@ def _settle(c):
     for k in ('img_size', 'mean', 'std'):
         if isinstance(getattr(c, k), list): object.__setattr__(c, k, tuple(getattr(c, k)))
     whole = dict(epochs=1, batch_size=1, max_steps=1, log_every=1, num_workers=0, seed=0, accum_iter=1, effective_batch=1,
-                 masks_per_image=1, save_every=1, keep=1, milestone_epochs=1, patch_size=1, decoder_embed_dim=1, decoder_depth=1)
+                 masks_per_image=1, save_every=1, max_corrupt=0, keep=1, milestone_epochs=1, patch_size=1, decoder_embed_dim=1, decoder_depth=1)
     for k,least in dict(whole, blr=0, min_lr=0, warmup_epochs=0, weight_decay=0, clip_grad=0, ema=0).items():
         v = getattr(c, k)
         if v is None and type(c).__dataclass_fields__[k].default is None: continue
         if k in whole and type(v) is not int: raise ValueError(f'{k} must be a whole number, got {v!r}')
         if not v >= least: raise ValueError(f'{k} must be at least {least}, got {v}')  # refuses nan, too
-    one_of = dict(precision=(None, 'bf16', 'fp16', 'fp32'), loss_on=('removed', 'all'), mask_sampling=('random', 'block', 'grid'))
+    one_of = dict(precision=(None, 'bf16', 'fp16', 'fp32'), loss_on=('removed', 'all'), mask_sampling=('random', 'block', 'grid'),
+                  augment=augmentations, reader=('fast', 'pil'))
     for k,known in one_of.items():
         if getattr(c, k) not in known: raise ValueError(f'{k} must be one of {[v for v in known if v]}, got {getattr(c, k)!r}')
     if not 0 < c.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {c.mask_ratio}')
@@ -146,7 +153,7 @@ def prepare(
 )->Job: # Model, images, steps, learning rate
     "Read the data and build the model; every bad value of the configuration is refused here."
     world = world or World(device=pick_device(cfg.device))
-    dataset = load_images(cfg.data, 'train', cfg.data_root, cfg.download)
+    dataset = load_images(cfg.data, 'train', cfg.data_root, cfg.download, cfg.upright)
     mcfg = model_config(cfg, dataset)
     seed_all(cfg.seed)
     model = MaskedAutoencoderViT(mcfg).to(world.device)
@@ -154,7 +161,7 @@ def prepare(
     L = model.grid[0]*model.grid[1]
     if num_keep(L, cfg.mask_ratio) == L: raise ValueError(f'mask_ratio={cfg.mask_ratio} removes none of {L} patches: raise it')
     view = TrainView(dataset, mcfg.img_size, L, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.masks_per_image,
-                     mask_scores(cfg.mask_sampling, model.grid, cfg.mask_ratio))
+                     mask_scores(cfg.mask_sampling, model.grid, cfg.mask_ratio), cfg.augment, cfg.reader)
     accum_iter,effective = split_batch(cfg.batch_size, cfg.accum_iter, cfg.effective_batch, world.size)
     images = effective//cfg.masks_per_image
     if images > len(dataset):
@@ -172,12 +179,13 @@ def plan(
     "Say what is about to happen, and what it may cost."
     m,c,w = job.model,job.model.cfg,job.world
     n = sum(p.numel() for p in m.parameters() if p.requires_grad)
+    by = '' if not isinstance(job.view.dataset, EncodedImages) else f', decoded by {decode_with() if cfg.reader == "fast" else "Pillow"}'
     per_pass = f'{cfg.batch_size} images' + (f' ({cfg.masks_per_image} masks each)' if cfg.masks_per_image > 1 else '')
     flops = 3*forward_flops(c, cfg.mask_ratio)*job.effective_batch
     memory = memory_estimate(m, cfg.batch_size, cfg.mask_ratio, job.precision, w.size if cfg.shard else 1, cfg.ema is not None)
     seconds = seconds_per_pass(m, cfg.batch_size, cfg.mask_ratio, job.precision)*job.accum_iter*job.total_steps
     return (f'model    {cfg.model}: {n/1e6:.2f} M parameters, {c.img_size[0]}x{c.img_size[1]} pixels, {c.in_chans} channels, {m.grid[0]}x{m.grid[1]} patches\n'
-            f'data     {cfg.data}: {len(job.view)} images, mean {c.mean}, std {c.std}\n'
+            f'data     {cfg.data}: {len(job.view)} images{by}, mean {c.mean}, std {c.std}\n'
             f'batch    {per_pass} * {job.accum_iter} passes * {w.size} processes = {job.effective_batch}\n'
             f'lr       blr * batch / 256 = {cfg.blr:g} * {job.effective_batch} / 256 = {job.lr:.3g}\n'
             f'steps    {job.total_steps} ({job.steps_per_epoch} an epoch) on {w.device}, {job.precision}\n'
@@ -203,6 +211,7 @@ def steps(
     job:Job, # What was made of it
     state:State=None, # Where to go on; the beginning if not given
     meter:Meter=None, # Measures how long data have to be waited for
+    say=print, # Called with lines for the reader
 ):  # Yields `dict(step, lr, loss)`; `loss` is a tensor, one number per process
     "Pre-train, one record per step; nothing is written."
     state,world,c = state or begin(cfg, job),job.world,job.model.cfg
@@ -211,8 +220,9 @@ def steps(
         imgs,scores = (t.to(world.device, non_blocking=True) for t in batch)
         if scores.ndim == 3: imgs,scores = imgs.repeat_interleave(scores.shape[1], 0),scores.flatten(0, 1)  # one row per mask
         with autocast(world.device, job.precision):
-            return state.together.call(normalise(imgs, mean, std), cfg.mask_ratio, scores).loss
-    loader = train_loader(job.view, cfg.batch_size//cfg.masks_per_image, cfg.epochs, cfg.num_workers, start=state.done,
+            return state.together.call(normalise(imgs, mean, std), cfg.mask_ratio, scores, True).loss
+    skipped = Skipped(cfg.max_corrupt, say)
+    loader = train_loader(job.view, cfg.batch_size//cfg.masks_per_image, cfg.epochs, cfg.num_workers, skipped, reuse=True, start=state.done,
                           accum_iter=job.accum_iter, rank=world.rank, processes=world.size)
     schedule = lambda step: lr_at(step, job.lr, cfg.min_lr, cfg.warmup_epochs*job.steps_per_epoch, job.total_steps)
     job.model.train()
@@ -221,6 +231,7 @@ def steps(
                         cfg.clip_grad, state.scaler, state.together.hold):
         if state.average: state.average.update(job.model)
         state.done = record['step']
+        if skipped.found: record['skipped'] = len(skipped.found)
         yield dict(record, loss=gather_losses(record['loss'], world))
         if state.done == job.total_steps: return
 
@@ -254,6 +265,7 @@ def pretrain(
 )->Path: # Folder of the run
     "Pre-train into a run folder, from the beginning or from a checkpoint, in this process or in all that `torchrun` started."
     with join_world(cfg.device) as world, Signals() as signals, one_at_a_time(cfg.output_dir, world.first):
+        tell = say if world.first else lambda line: print(f'rank {world.rank}: {line}')  # each process meets images of its own
         if not world.first: say = lambda line: None
         folder,info = first_does(lambda: find_checkpoint(cfg.resume, cfg.output_dir, say), world)
         if info and not (cfg.accum_iter or cfg.effective_batch): cfg = replace(cfg, effective_batch=info['effective_batch'])
@@ -263,6 +275,6 @@ def pretrain(
         state = begin(cfg, job)
         if folder: restore(job, state, folder, info); say(f'resumed  {folder} after step {state.done}')
         meter = meter_for(cfg, job, state)
-        work(cfg, job, state, steps(cfg, job, state, meter), meter, run, signals, info['window'] if info else ())
+        work(cfg, job, state, steps(cfg, job, state, meter, tell), meter, run, signals, info['window'] if info else ())
     say(f'saved    {run}: config.json, log.jsonl, checkpoints, model.safetensors, model.json, loss.png')
     return run

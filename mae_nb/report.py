@@ -14,7 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from .mae import MaskedAutoencoderViT
 from .show import show_reconstruction
-from .data import load_images, normalise, sample_generator
+from .data import load_images, normalise
+from .augment import sample_generator
 from .checkpoint import save_json, write_whole
 from .loop import read_log
 from .pretrain import load_pretrained

@@ -204,7 +204,8 @@ def work(
         try:
             _circle(records, journal, agree, signals, cfg.save_every or job.steps_per_epoch, save)
         except Exception as e:  # a corrupt image, memory, ...: keep what was learned, where nobody else has to agree
-            if world.size == 1 and state.done > saved and not isinstance(e, (FloatingPointError, OSError)): save()
+            spoilt = isinstance(e, (FloatingPointError, OSError)) and not isinstance(e, ChildProcessError)
+            if world.size == 1 and state.done > saved and not spoilt: save()
             raise
         journal.settle()
         if state.done > saved or not (run/'model.safetensors').is_file(): save()

@@ -40,7 +40,7 @@ def test_masks_per_image():
     seen = []
     job.model.register_forward_pre_hook(lambda m, args: seen.append(args))
     next(steps(cfg, job))
-    imgs,_,scores = seen[0]
+    imgs,_,scores,_ = seen[0]
     assert imgs.shape[0] == scores.shape[0] == 32
     assert torch.equal(imgs[0], imgs[3]) and not torch.equal(imgs[0], imgs[4])
 

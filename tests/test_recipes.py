@@ -41,13 +41,15 @@ def test_table_8(name, monkeypatch, images):
     loader,epochs = got['batches'],int((re.search(r'_(\d+)(_norm_pix)?$', name) or [0, 800])[1])
     if name in ('release_vit_base', 'release_vit_large', 'release_vit_huge'): epochs = 1600
     assert job.total_steps == 2*epochs and len(loader) == 2*epochs*got['accum_iter']  # 8192 images are two steps an epoch
-    assert loader.batch_sampler.batch_size == 64 and loader.batch_sampler.per_step == 64*got['accum_iter'] == 4096
+    assert loader.batches.batch_size == 64 and loader.batches.per_step == 64*got['accum_iter'] == 4096
     warm,peak = 2*40,1.5e-4*4096/256
     assert lr_of(0) == 0 and lr_of(warm/2) == pytest.approx(peak/2) and lr_of(warm) == pytest.approx(peak) == pytest.approx(2.4e-3)
     assert lr_of((warm + job.total_steps)/2) == pytest.approx(peak/2)
     assert lr_of(job.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(job.total_steps - 1) < 1e-5
-    view = loader.dataset
-    assert view.scale == (0.2, 1.) and view.flip and view.masks == 1
+    view = loader.view
+    assert view.scale == (0.2, 1.) and view.masks == 1 and view.reader == 'fast'
+    assert view.kind == dict(none='none', fixed='fixed_crop', color='color_jitter').get(name.split('_aug_')[-1], 'rand_crop')  # Table 1e
+    assert view.flip == (name != 'paper_vit_large_aug_none')
     blocks = [*job.model.blocks, *job.model.decoder_blocks]
     assert all(isinstance(m, nn.Identity) for b in blocks for m in (b.drop_path1, b.drop_path2, b.ls1, b.ls2))  # no drop path, no layer scale
     assert not any(isinstance(m, nn.Dropout) and m.p for m in job.model.modules())
@@ -63,7 +65,7 @@ def test_masks(name, monkeypatch, images):
     seen = []
     state.together.call = lambda *a: seen.append(a) or job.model(*a)
     got['loss_of'](torch.utils.data.default_collate([job.view[0, i] for i in range(64)]))
-    (imgs,ratio,scores), = seen
+    (imgs,ratio,scores,_), = seen
     found = re.search(r'(mask|block|grid)(\d\d)$', name)
     assert imgs.shape == (64, 3, 16, 16) and ratio == (int(found[2])/100 if found else 0.75)
     mask = mask_from_scores(scores, ratio).mask.view(64, 8, 8)

@@ -1,0 +1,423 @@
+"Data: sources, bad files, mutated bytes, shards that were killed in the making, loaders that meet trouble."
+import hashlib, io, json, os, random, re, signal, subprocess, sys, tarfile, threading, time, warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from mae_nb import images
+from mae_nb.images import CorruptImage, FolderImages, decode, decode_pil, for_crop, jpeg_size, read_image
+from mae_nb.data import ShardImages, TensorImages, channel_stats, expand, hf_images, index_shard, load_images, torchvision_images
+from mae_nb.augment import CentreView, Skipped, TrainView, augmentations, crop_box, sample_generator, train_loader
+from mae_nb.pack import PackConfig, check, index_shards, pack
+from mae_nb.bench import make_jpegs, pixel_bounds, without_regions
+from mae_nb.pretrain import PretrainConfig, prepare, steps
+from mae_nb.cli import mae_bench, mae_data, mae_pretrain
+
+def encoded(im, kind='JPEG', **kw): out = io.BytesIO(); im.save(out, kind, **kw); return out.getvalue()
+def smooth(h=90, w=120, seed=0):
+    "A picture that JPEG likes."
+    x = np.random.default_rng(seed).integers(0, 256, (h//10, w//10, 3), dtype=np.uint8)
+    return Image.fromarray(x).resize((w, h), Image.Resampling.BICUBIC)
+
+@pytest.fixture(scope='module')
+def jpegs(tmp_path_factory):
+    "24 JPEGs like ImageNet's, in two class folders."
+    folder = tmp_path_factory.mktemp('jpegs')
+    make_jpegs(folder, 24, kilobytes=60)
+    return folder
+
+def content(dataset): return sorted((hashlib.sha1(dataset.read(i)).hexdigest(), int(dataset.labels[i])) for i in range(len(dataset)))
+
+# -- decoding
+
+GOOD = dict(
+    plain=encoded(smooth()), progressive=encoded(smooth(), progressive=True), full_colour=encoded(smooth(), subsampling=0),
+    grey=encoded(smooth().convert('L')), cmyk=encoded(smooth().convert('CMYK')), png=encoded(smooth(), 'PNG'), webp=encoded(smooth(), 'WEBP'),
+    palette=encoded(smooth().quantize(16), 'PNG', transparency=3), palette_bytes=encoded(smooth().quantize(16), 'PNG', transparency=bytes(range(16))),
+    rgba=encoded(smooth().convert('RGBA'), 'PNG'), grey_alpha=encoded(smooth().convert('LA'), 'PNG'), gif=encoded(smooth(), 'GIF'),
+    one_bit=encoded(smooth().convert('1'), 'PNG'))
+
+@pytest.mark.parametrize('name', GOOD)
+def test_fast_decoder_has_pillows_pixels(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        got = decode(GOOD[name], name)
+    want = torch.from_numpy(np.asarray(Image.open(io.BytesIO(GOOD[name])).convert('RGBA' if 'palette' in name else 'RGB').convert('RGB')).copy()).permute(2, 0, 1)
+    assert got.dtype == torch.uint8 and torch.equal(got, want)
+
+@pytest.mark.parametrize('name', ['plain', 'progressive', 'full_colour', 'grey', 'cmyk', 'png', 'palette'])
+@pytest.mark.parametrize('regions', [True, False])
+def test_cut_is_exact(name, regions, monkeypatch):
+    if regions: pytest.importorskip('nvidia.nvimgcodec')
+    else: monkeypatch.setattr(images, 'region_codec', lambda: None)
+    whole,g = decode(GOOD[name]),sample_generator(1)
+    for _ in range(20):
+        t,l,h,w = crop_box(whole.shape[1:], (0.05, 1.), g)
+        img = for_crop(GOOD[name])
+        assert tuple(img.shape) == tuple(whole.shape)
+        part = img.cut((t, l, h, w)) if hasattr(img, 'cut') else img[:,t:t+h,l:l+w]
+        assert torch.equal(part, whole[:,t:t+h,l:l+w])
+
+def test_regions_are_used(): assert 'nvImageCodec' in images.decode_with() or sys.platform != 'linux'
+
+def test_16_bits_are_scaled():
+    ramp = (np.arange(64*64, dtype=np.uint16)*16).reshape(64, 64)
+    got = decode(encoded(Image.fromarray(ramp), 'PNG'))
+    assert torch.equal(got[0], torch.from_numpy((ramp/257).round().astype(np.uint8))) and got.float().mean() > 100
+    with pytest.raises(CorruptImage, match='scan.tif.*floating-point'): decode(encoded(Image.fromarray(ramp.astype(np.float32)), 'TIFF'), 'scan.tif')
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_exif(kind, orientation):
+    "As stored, like ImageFolder, unless it is asked for upright; both decoders agree."
+    exif = Image.Exif(); exif[0x0112] = orientation
+    data = encoded(smooth(), kind, exif=exif)
+    stored,upright = decode(data),decode(data, upright=True)
+    assert torch.equal(stored, decode(encoded(smooth(), kind)))
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    assert torch.equal(upright, torch.rot90(stored, turns, (1, 2)))
+    assert np.array_equal(np.asarray(decode_pil(data, upright=True)), upright.permute(1, 2, 0).numpy())
+
+@pytest.mark.parametrize('without', ['torchcodec', 'regions'])
+def test_other_decoders_give_the_same_sample(jpegs, without, monkeypatch):
+    view = TrainView(FolderImages(jpegs), (224, 224), 196)
+    want = [view[0, i] for i in range(4)]
+    monkeypatch.setattr(images, 'region_codec', lambda: None)
+    if without == 'torchcodec': monkeypatch.setattr(images, 'fast_jpeg', lambda: None)
+    for i,(img,scores) in enumerate(want): assert torch.equal(view[0, i][0], img) and torch.equal(view[0, i][1], scores)
+
+def test_pixels_near_pillow(jpegs):
+    d = pixel_bounds(FolderImages(jpegs))
+    assert 0 < d['mean'] < 0.1 and d['max'] <= 16 and d['above_4'] < 1e-3
+
+def test_pil_is_torchvisions(jpegs):
+    "The exact way has the very pixels of torchvision's functions on Pillow images."
+    from torchvision.transforms import functional as tv
+    files,view = FolderImages(jpegs),TrainView(FolderImages(jpegs), (224, 224), 196, reader='pil')
+    for i in range(4):
+        im,g = Image.open(files.name(i)).convert('RGB'),sample_generator(0, 0, i)
+        box = crop_box((im.height, im.width), (0.2, 1.), g)
+        want = tv.resized_crop(im, *box, [224, 224], tv.InterpolationMode.BICUBIC)
+        if torch.rand((), generator=g) < 0.5: want = tv.hflip(want)
+        assert torch.equal(view[0, i][0], tv.pil_to_tensor(want))
+
+# -- bad files
+
+BAD = dict(
+    truncated=(GOOD['plain'][:1500], 'truncated'), truncated_head=(GOOD['plain'][:100], 'no image format'), zero_byte=(b'', 'it is empty'),
+    truncated_png=(GOOD['png'][:len(GOOD['png'])//2], 'truncated'), text=(b'this is no image\n'*9, 'no image format'))
+
+@pytest.mark.parametrize('name', BAD)
+@pytest.mark.parametrize('reader', [read_image, lambda p: decode_pil(p.read_bytes(), p)])
+def test_bad_file(name, reader, tmp_path):
+    path = tmp_path/f'{name}.jpg'; path.write_bytes(BAD[name][0])
+    with pytest.raises(CorruptImage, match=f'cannot read .*{name}.jpg') as e: reader(path)
+    assert BAD[name][1] in str(e.value)
+
+def test_png_named_jpg(tmp_path):
+    (tmp_path/'x.jpg').write_bytes(GOOD['png'])
+    assert torch.equal(read_image(tmp_path/'x.jpg'), decode(GOOD['png']))
+
+def test_bomb():
+    data = bytearray(GOOD['plain']); at = data.index(b'\xff\xc0')
+    data[at+5:at+9] = b'\xff\xff\xff\xff'  # 65535 x 65535 pixels
+    assert jpeg_size(bytes(data)) is None
+    with pytest.raises(CorruptImage, match='exceeds limit|decompression bomb'): decode(bytes(data))
+
+def test_folder_with_everything(tmp_path):
+    "A directory named x.jpg, hidden files, a text file, an empty class folder."
+    for c in 'ant', 'bee', 'cat': (tmp_path/c).mkdir()
+    for c in 'ant', 'cat': (tmp_path/c/'1.JPEG').write_bytes(GOOD['plain'])
+    (tmp_path/'cat'/'x.jpg').mkdir(); (tmp_path/'cat'/'notes.txt').write_text('no image'); (tmp_path/'cat'/'._1.jpg').write_bytes(b'made by a Mac')
+    (tmp_path/'.cache').mkdir(); (tmp_path/'.cache'/'1.jpg').write_bytes(GOOD['plain'])
+    with pytest.warns(UserWarning, match=r"no images in \['bee'\]"): found = FolderImages(tmp_path)
+    assert len(found) == 2 and found.classes == ('ant', 'bee', 'cat') and found.labels.tolist() == [0, 2]  # numbers as in any other split
+    (tmp_path/'cat'/'x.jpg'/'2.jpg').write_bytes(GOOD['plain'])
+    with pytest.warns(UserWarning): assert len(FolderImages(tmp_path)) == 3  # a folder is searched, whatever its name
+
+def test_folder_without_images(tmp_path):
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match=r'no images under .*: looked for files ending in \.jpg'): FolderImages(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no folder'): FolderImages(tmp_path/'nosuch')
+
+def test_flat_folder(tmp_path):
+    for i in range(3): (tmp_path/f'{i}.jpg').write_bytes(GOOD['plain'])
+    found = FolderImages(tmp_path)
+    assert found.classes is None and found.labels.tolist() == [-1]*3 and prepare(PretrainConfig(data=tmp_path, model='mae_vit_tiny_patch16', batch_size=3, device='cpu')).view
+
+def test_mutated_jpegs():
+    "2 000 damaged JPEGs: each is decoded or counted, by both decoders, whole and in part."
+    whole,rng = [encoded(smooth(seed=s), quality=80) for s in range(5)],random.Random(0)
+    decoded = counted = 0
+    for i in range(2000):
+        data = bytearray(rng.choice(whole))
+        if i % 4 == 0: data = data[:rng.randrange(len(data))]
+        elif i % 4 == 1:
+            for _ in range(rng.randrange(1, 20)): data[rng.randrange(len(data))] = rng.randrange(256)
+        elif i % 4 == 2:
+            for _ in range(rng.randrange(1, 9)): data[rng.randrange(min(700, len(data)))] = rng.randrange(256)
+        else: at = rng.randrange(len(data)); del data[at:at+rng.randrange(1, 500)]
+        data = bytes(data)
+        try:
+            img = for_crop(data, f'number {i}')
+            h,w = img.shape[1:]
+            part = img.cut((h//4, w//4, h//2 or 1, w//2 or 1)) if hasattr(img, 'cut') else img
+            assert part.dtype == torch.uint8 and part.shape[0] == 3
+            img = decode(data, f'number {i}')
+            assert img.dtype == torch.uint8 and img.shape[0] == 3
+            decoded += 1
+        except CorruptImage as e: assert f'number {i}' in str(e); counted += 1
+        try: decode_pil(data, f'number {i}')
+        except CorruptImage as e: assert f'number {i}' in str(e)
+    assert decoded + counted == 2000 and decoded > 300 and counted > 300
+
+# -- shards
+
+@pytest.fixture(scope='module')
+def shards(jpegs, tmp_path_factory):
+    out = tmp_path_factory.mktemp('shards')/'out'
+    pack(PackConfig(jpegs, out, shard_images=10), say=lambda line: None)
+    return out
+
+def test_pack_and_read_back(jpegs, shards):
+    files,packed = FolderImages(jpegs),load_images(str(shards))
+    assert isinstance(packed, ShardImages) and content(packed) == content(files) and packed.classes == files.classes
+    assert sorted(p.name for p in shards.glob('*.tar')) == [f'train-{k:06d}.tar' for k in range(3)]
+    for p in shards.glob('*.tar'):  # the list beside a shard says what the shard holds
+        beside,found = json.loads(Path(f'{p}.json').read_text()),index_shard(p)
+        assert found == {k: beside[k] for k in found}
+    sources = [s for p in sorted(shards.glob('*.tar.json')) for s in json.loads(p.read_text())['sources']]
+    assert sorted(sources) == sorted(map(os.fsdecode, files.files)) and sources != sorted(sources)  # shuffled
+
+def test_webdataset_reads_ours_and_we_read_theirs(jpegs, shards, tmp_path):
+    wds = pytest.importorskip('webdataset')
+    read = sorted((hashlib.sha1(s['jpg']).hexdigest(), int(s['cls'])) for s in wds.WebDataset([str(p) for p in sorted(shards.glob('*.tar'))], shardshuffle=False))
+    files = FolderImages(jpegs)
+    assert read == content(files)
+    with wds.ShardWriter(str(tmp_path/'w-%03d.tar'), maxcount=9, verbose=0) as w:
+        for i in range(len(files)): w.write({'__key__': f'n{i:03d}', 'jpg': files.read(i), 'cls': int(files.labels[i])})
+    assert content(ShardImages(tmp_path/'w-{000..002}.tar')) == content(files)
+
+@pytest.mark.parametrize('at', ['half', 'in the last image', 'before the end mark'])
+def test_shard_cut_in_the_middle(shards, tmp_path, at):
+    data,last = (shards/'train-000000.tar').read_bytes(),index_shard(shards/'train-000000.tar')
+    end = last['offsets'][-1] + last['sizes'][-1]
+    cut = tmp_path/'x.tar'; cut.write_bytes(data[:{'half': len(data)//2, 'in the last image': end - 1, 'before the end mark': end + -end % 512 + 1024}[at]])
+    with pytest.raises(ValueError, match=r'x\.tar is no whole tar file .*cut in the middle\? \d+ images are before that'): ShardImages(cut)
+    (tmp_path/'x.tar.json').write_text((shards/'train-000000.tar.json').read_text())
+    with pytest.raises(ValueError, match=r'x\.tar has \d+ bytes, and \d+ when it was listed'): ShardImages(cut)
+
+@pytest.mark.parametrize('name', ['../outside.jpg', '/etc/outside.jpg', 'a/../../outside.jpg'])
+def test_member_that_points_outside(tmp_path, name):
+    with tarfile.open(tmp_path/'x.tar', 'w') as tar:
+        m = tarfile.TarInfo(name); m.size = len(GOOD['plain']); tar.addfile(m, io.BytesIO(GOOD['plain']))
+    with pytest.raises(ValueError, match='outside.jpg.*points outside: refused'): ShardImages(tmp_path/'x.tar')
+
+def test_strange_shards(tmp_path):
+    (tmp_path/'text.tar').write_text('no tar at all'*99)
+    with pytest.raises(ValueError, match='text.tar is no whole tar file'): ShardImages(tmp_path/'text.tar')
+    with tarfile.open(tmp_path/'none.tar', 'w') as tar: m = tarfile.TarInfo('a.txt'); m.size = 2; tar.addfile(m, io.BytesIO(b'hi'))
+    with pytest.raises(ValueError, match='no images in'): ShardImages(tmp_path/'none.tar')
+    with tarfile.open(tmp_path/'word.tar', 'w') as tar:
+        for n,data in ('a.jpg', GOOD['plain']), ('a.cls', b'cat'): m = tarfile.TarInfo(n); m.size = len(data); tar.addfile(m, io.BytesIO(data))
+    with pytest.raises(ValueError, match="word.tar has a .cls member.*'cat'"): ShardImages(tmp_path/'word.tar')
+    with pytest.raises(FileNotFoundError, match='no shard .*gone-01.tar'): ShardImages(tmp_path/'gone-{01..02}.tar')
+    assert expand('a-{08..11}.tar') == ['a-08.tar', 'a-09.tar', 'a-10.tar', 'a-11.tar']
+
+class Ranges(SimpleHTTPRequestHandler):
+    "Serves parts of files, as object stores do; every third request fails."
+    seen = 0
+    def log_message(self, *args): pass
+    def do_GET(self):
+        Ranges.seen += 1
+        data,r = Path(self.translate_path(self.path)),re.match(r'bytes=(\d+)-(\d+)', self.headers.get('Range', ''))
+        if not data.is_file(): return self.send_error(404)
+        if r and Ranges.seen % 3 == 0: return self.send_error(503)
+        data = data.read_bytes(); part = data[int(r[1]):int(r[2]) + 1] if r else data
+        self.send_response(206 if r else 200)
+        self.send_header('Content-Length', str(len(part))); self.send_header('Accept-Ranges', 'bytes')
+        if r: self.send_header('Content-Range', f'bytes {r[1]}-{int(r[1]) + len(part) - 1}/{len(data)}')
+        self.end_headers(); self.wfile.write(part)
+
+def test_shards_from_a_url(jpegs, shards, monkeypatch):
+    "The same samples as from the disk, through loading processes, too, and over a network that stumbles."
+    pytest.importorskip('aiohttp')
+    monkeypatch.setattr(time, 'sleep', lambda s: None)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Ranges, directory=str(shards)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f'http://127.0.0.1:{server.server_port}'
+        far,near = load_images(url + '/train-{000000..000002}.tar'),load_images(str(shards))
+        assert content(far) == content(near)
+        for workers in 0, 1:
+            for a,b in zip(*[train_loader(TrainView(d, (64, 64), 16), 8, 1, workers) for d in (far, near)]): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+        with pytest.raises(FileNotFoundError, match='there is no .*train-000009.tar.json: mae_data index'): load_images(url + '/train-000009.tar')
+    finally: server.shutdown()
+
+def test_pack_refuses(jpegs, shards, tmp_path):
+    with pytest.raises(ValueError, match='shard_images: now 5, before 10'): pack(PackConfig(jpegs, shards, shard_images=5))
+    with pytest.raises(ValueError, match='fashion is in memory'): pack(PackConfig('fashion', tmp_path/'x'))
+    (tmp_path/'train-000000.tar').write_text('mine')
+    with pytest.raises(FileExistsError, match='is not from here'): pack(PackConfig(jpegs, tmp_path))
+    assert (tmp_path/'train-000000.tar').read_text() == 'mine'
+    with pytest.raises(ValueError, match='quality must be at most 100, got 101'): PackConfig('a', 'b', quality=101)
+
+def test_pack_shrinks(jpegs, tmp_path):
+    pack(PackConfig(jpegs, tmp_path/'s', short_side=96, quality=80), say=lambda line: None)
+    small = load_images(str(tmp_path/'s'))
+    assert {tuple(small[i][0].shape[1:]) for i in range(len(small))} == {(96, 128)} and int(small.sizes.max()) < 20_000
+
+def tars(folder): return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).glob('*.tar*')) if 'tmp' not in p.name}
+
+@pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_pack_killed(tmp_path, sig):
+    "Killed at several moments and begun again: the same shards, to the byte, with another number of processes, too."
+    (tmp_path/'in').mkdir()
+    for i in range(120): (tmp_path/'in'/f'{i:03d}.jpg').write_bytes(encoded(smooth(300, 400, i), quality=92))
+    (tmp_path/'in'/'bad.jpg').write_bytes(GOOD['plain'][:900])
+    args = ['--data', tmp_path/'in', '--shard_images', 7, '--short_side', 200]
+    assert mae_data(['pack', *args, '--output_dir', tmp_path/'whole', '--num_workers', 2]) == 0
+    done = []
+    for n in range(1, 30):
+        p = subprocess.Popen([sys.executable, '-c', 'import sys; from mae_nb.cli import mae_data; sys.exit(mae_data())', 'pack', *map(str, args), '--output_dir', str(tmp_path/'killed')],
+                             stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while p.poll() is None and len(list((tmp_path/'killed').glob('*.tar.json'))) < min(5*n, 17): time.sleep(0.01)
+        time.sleep(0.02*n)
+        p.send_signal(sig); p.wait()
+        done.append(len(list((tmp_path/'killed').glob('*.tar.json'))))
+        if p.returncode == 0 or n == 3: break
+    assert 0 < done[0] < 18 or p.returncode == 0
+    assert mae_data(['pack', *args, '--output_dir', tmp_path/'killed']) == 0
+    assert tars(tmp_path/'killed') == tars(tmp_path/'whole') and len(tars(tmp_path/'whole')) == 36
+    left = [w for p in (tmp_path/'killed').glob('*.tar.json') for w in json.loads(p.read_text())['left_out']]
+    assert len(left) == 1 and 'bad.jpg' in left[0] and len(load_images(str(tmp_path/'killed'))) == 120
+
+# -- other sources
+
+def test_hugging_face(jpegs, tmp_path):
+    datasets = pytest.importorskip('datasets')
+    files = FolderImages(jpegs)
+    rows = dict(image=[dict(bytes=files.read(i), path=None) for i in range(len(files))], label=files.labels.tolist())
+    kinds = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(files.classes)))
+    (tmp_path/'set').mkdir(); datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path/'set'/'train.parquet')
+    found = load_images(f'hf:{tmp_path/"set"}', root=tmp_path/'cache')
+    assert content(found) == content(files) and found.classes == files.classes and torch.equal(found[5][0], files[5][0])
+    with pytest.raises(FileNotFoundError, match='no split for test'): hf_images(str(tmp_path/'set'), 'test', tmp_path/'cache')
+    views = [TrainView(d, (64, 64), 16) for d in (found, files)]
+    for a,b in zip(*[train_loader(v, 8, 1, 1) for v in views]): assert torch.equal(a[0], b[0])
+
+def test_torchvision_folder(tmp_path):
+    for s in 'train', 'val':
+        for k,wnid in enumerate(['n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079', 'n03394916', 'n03417042', 'n03425413', 'n03445777', 'n03888257']):
+            (tmp_path/'imagenette2'/s/wnid).mkdir(parents=True); (tmp_path/'imagenette2'/s/wnid/f'{k}.JPEG').write_bytes(GOOD['grey' if k == 3 else 'plain'])
+    found = torchvision_images('Imagenette', 'test', tmp_path)
+    assert len(found) == 10 and sorted(found.labels.tolist()) == list(range(10)) and {tuple(found[i][0].shape) for i in range(10)} == {(3, 90, 120)}
+    (tmp_path/'imagenette2'/'val'/'n02102040'/'1.JPEG').write_bytes(b'')
+    with pytest.raises(CorruptImage, match='Imagenette, image 1'): found[1]
+
+# -- augmentations and crops
+
+@pytest.mark.parametrize('kind', augmentations)
+@pytest.mark.parametrize('reader', ['fast', 'pil'])
+def test_augmentations(jpegs, kind, reader):
+    view = TrainView(FolderImages(jpegs), (64, 96), 24, kind=kind, reader=reader, flip=kind != 'none')
+    a,b,again = view[0, 3][0],view[1, 3][0],view[0, 3][0]
+    assert a.shape == (3, 64, 96) and a.dtype == torch.uint8 and torch.equal(a, again)
+    assert torch.equal(a, b) == (kind == 'none')
+
+def test_none_is_the_centre(jpegs):
+    files = FolderImages(jpegs)
+    a,b = TrainView(files, (224, 224), 196, kind='none', flip=False)[0, 2][0],CentreView(files, (224, 224), 0.875)[2][0]
+    assert (a.float() - b.float()).abs().mean() < 8 < (a.float() - b.flip(2).float()).abs().mean()  # the crop is resized, or the resized image is cropped: half a pixel apart
+    plain = TensorImages(torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4))
+    assert torch.equal(TrainView(plain, (4, 4), 1, kind='none', flip=False)[0, 0][0], plain[0][0])
+
+def test_centre_is_the_papers(jpegs):
+    "Resize the short side to 256, crop 224, bicubic: as torchvision does it on Pillow images."
+    from torchvision import transforms as T
+    files = FolderImages(jpegs)
+    want = T.Compose([T.Resize(256, T.InterpolationMode.BICUBIC), T.CenterCrop(224), T.PILToTensor()])
+    for i in range(3):
+        im = Image.open(files.name(i)).convert('RGB')
+        assert torch.equal(CentreView(files, (224, 224), 0.875, 'pil')[i][0], want(im))
+        assert (CentreView(files, (224, 224), 0.875)[i][0].float() - want(im).float()).abs().mean() < 0.1
+
+# -- a run that meets trouble
+
+@pytest.fixture
+def spoilt(jpegs, tmp_path):
+    "A folder in which two of 24 images are damaged."
+    for p in jpegs.rglob('*.jpg'): (tmp_path/'in'/p.parent.name).mkdir(parents=True, exist_ok=True); os.link(p, tmp_path/'in'/p.parent.name/p.name)
+    for name in 'class0/00004.jpg', 'class1/00007.jpg': q = tmp_path/'in'/name; data = q.read_bytes(); q.unlink(); q.write_bytes(data[:400])
+    return tmp_path/'in'
+
+def test_corrupt_images_are_skipped(spoilt):
+    "The same samples for any number of processes; each corrupt image is named once."
+    files,runs = FolderImages(spoilt),[]
+    for workers in 0, 2:
+        said = []; loader = train_loader(TrainView(files, (64, 64), 16), 8, 2, workers, Skipped(5, said.append))
+        runs.append([torch.cat([imgs.flatten(1).float(), scores], 1) for imgs,scores in loader])
+        assert len(said) == 2 and all('00004.jpg' in s or '00007.jpg' in s for s in said)
+    assert all(torch.equal(a, b) for a,b in zip(*runs)) and len(runs[0]) == 6
+
+def test_too_many_corrupt_images(spoilt, tmp_path, capsys):
+    flags = ['--data', spoilt, '--model', 'mae_vit_tiny_patch16', '--batch_size', 8, '--img_size', 64, '--epochs', 1, '--warmup_epochs', 0, '--device', 'cpu', '--mean', '0.5,0.5,0.5', '--std', '0.3,0.3,0.3']
+    assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'a', '--max_corrupt', 1)]) == 2
+    out,err = capsys.readouterr()
+    assert out.count('skipped: cannot read') == 2 and '2 images cannot be read, more than max_corrupt=1' in err
+    assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'b', '--log_every', 1, '--num_workers', 1)]) == 0
+    assert [json.loads(l).get('skipped') for l in open(tmp_path/'b'/'log.jsonl')][-1] == 2
+
+def test_all_corrupt(tmp_path, capsys):
+    for i in range(30): (tmp_path/f'{i}.jpg').write_bytes(b'junk')
+    with pytest.raises(ValueError, match='none of 30 images can be read'): channel_stats(FolderImages(tmp_path))
+    for workers in 0, 1:
+        with pytest.raises(CorruptImage, match='^.{0,60}20 images in a row cannot be read'): next(iter(train_loader(TrainView(FolderImages(tmp_path), (64, 64), 16), 4, 1, workers)))
+
+class Deadly(TensorImages):
+    "Kills the process that reads its third image."
+    def __init__(self, sig): super().__init__(torch.zeros(16, 3, 8, 8, dtype=torch.uint8)); self.sig = sig
+    def __getitem__(self, i):
+        if i == 3: os.kill(os.getpid(), self.sig)
+        return super().__getitem__(i)
+
+@pytest.mark.parametrize('sig,cause', [(signal.SIGKILL, 'memory ran out'), (signal.SIGSEGV, 'a decoder crashed'), (signal.SIGBUS, '/dev/shm')])
+def test_dead_loader_is_explained(sig, cause):
+    with pytest.raises(ChildProcessError, match=f'a loading process died .*{cause}'):
+        for _ in train_loader(TrainView(Deadly(sig), (8, 8), 4), 4, 1, 1): pass
+
+def test_batches_are_the_readers_own(jpegs):
+    "A batch that is kept stays as it was, unless its memory was said to be free."
+    view = TrainView(FolderImages(jpegs), (64, 64), 16)
+    kept = list(train_loader(view, 4, 4, 1))
+    fresh = list(train_loader(view, 4, 4, 0))
+    assert len(kept) == 24 and all(torch.equal(a[0], b[0]) for a,b in zip(kept, fresh))
+    for a,b in zip(train_loader(view, 4, 4, 1, reuse=True), fresh): assert torch.equal(a[0], b[0])
+
+# -- commands
+
+def test_check_and_stats(spoilt, capsys):
+    assert mae_data(['check', '--data', spoilt, '--num_workers', 1]) == 2
+    out,err = capsys.readouterr()
+    assert out.count('corrupt  cannot read') == 2 and '2 of 24 images cannot be read' in err and "{'JPEG': 22}" in out
+    assert mae_data(['stats', '--data', spoilt]) == 0
+    flags = capsys.readouterr().out.split()
+    assert flags[0] == '--mean' and len(flags[1].split(',')) == 3 and flags[2] == '--std'
+    assert check(TensorImages(torch.zeros(3, 1, 4, 4, dtype=torch.uint8)))['modes'] == {'1 channels': 3}
+
+def test_index(shards, tmp_path):
+    for p in shards.glob('*.tar'): os.link(p, tmp_path/p.name)
+    assert mae_data(['index', '--shards', tmp_path]) == 0
+    assert content(ShardImages(tmp_path/'train-*.tar')) == content(load_images(str(shards))) and len(list(tmp_path.glob('*.json'))) == 3
+
+def test_bench_commands(tmp_path, capsys):
+    tiny = ['--model', 'mae_vit_tiny_patch16', '--batch_size', '2', '--rounds', '1', '--device', 'cpu']
+    jobs = dict(step=[*tiny, '--precision', 'fp32'], tokens=[*tiny, '--ratios', '0.75', '--sizes', '224', '--depths', '4'],
+                end2end=[*tiny, '--images', '8', '--kilobytes', '20', '--steps', '2', '--num_workers', '0'],
+                loader=['--images', '20', '--kilobytes', '20', '--passes', '1', '--batch_size', '10', '--rounds', '1', '--num_workers', '0'])
+    for name,flags in jobs.items():
+        assert mae_bench([name, *flags, '--output', str(tmp_path/f'{name}.json')]) == 0, capsys.readouterr().err
+        found = json.loads((tmp_path/f'{name}.json').read_text())
+        assert found['benchmark'] == name and found['machine']['versions']['torch'] == torch.__version__.split('+')[0] and found['result']
+    assert mae_bench(['step', '--precision', 'fp12']) != 0
