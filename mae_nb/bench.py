@@ -29,7 +29,7 @@ from .optim import make_adamw
 from .distributed import pick_device
 from .checkpoint import save_json
 from .loop import Meter, peak_memory
-from .cost import autocast, forward_flops, gpu_peak
+from .cost import autocast, forward_flops, gpu_peak, pick_attention
 from .pretrain import PretrainConfig, prepare, steps
 from .pack import PackConfig, pack
 
@@ -117,7 +117,7 @@ def hf_twin(
     hf.decoder.decoder_pos_embed.data.copy_(model.decoder_pos_embed)
     return hf.to(model.pos_embed.device).train()
 
-def plain_step(call, weights, optimizer, device, precision):
+def plain_step(call, optimizer, device, precision):
     "A training step: forward, backward, update."
     def step():
         optimizer.zero_grad()
@@ -131,7 +131,7 @@ def bench_step(
     b:StepBench, # What to measure
     say=print, # Called with lines for the reader
 )->list: # A row per precision and way of running
-    "Measure training steps; `ratio` is our time over theirs, `plain` our own step that predicts every patch."
+    "Measure training steps; `ratio` is our time over theirs, both with fused AdamW; `plain` is our own step that predicts every patch."
     device,rows = pick_device(b.device),[]
     torch.manual_seed(0)
     cfg = mae_config(b.model)
@@ -139,22 +139,24 @@ def bench_step(
     imgs,scores = torch.randn(b.batch_size, cfg.in_chans, *cfg.img_size, device=device),torch.rand(b.batch_size, L, device=device)
     for compiled in (False, True) if b.compile else (False,):
         for precision in b.precision.split(','):
-            ours = MaskedAutoencoderViT(cfg).to(device); hf = hf_twin(ours); hf.config.mask_ratio = b.mask_ratio
+            ours = pick_attention(MaskedAutoencoderViT(cfg).to(device), device, precision)
+            hf = hf_twin(ours); hf.config.mask_ratio = b.mask_ratio
             run = torch.compile(ours) if compiled else ours
             theirs = torch.compile(hf) if compiled else hf
-            adamw = lambda m: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-4, betas=(0.9, 0.95), fused=True)
-            mine,other = adamw(ours),adamw(hf)
-            sides = dict(ours=plain_step(lambda: run(imgs, b.mask_ratio, scores, True).loss, ours, mine, device, precision),
-                         plain=plain_step(lambda: run(imgs, b.mask_ratio, scores).loss, ours, mine, device, precision),
-                         hf=plain_step(lambda: theirs(pixel_values=imgs, noise=scores).loss, hf, other, device, precision))
+            adamw = lambda m, **kw: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-4, betas=(0.9, 0.95), **kw)
+            mine,other = adamw(ours, fused=True),adamw(hf, fused=True)
+            sides = dict(ours=plain_step(lambda: run(imgs, b.mask_ratio, scores, True).loss, mine, device, precision),
+                         plain=plain_step(lambda: run(imgs, b.mask_ratio, scores).loss, mine, device, precision),
+                         hf=plain_step(lambda: theirs(pixel_values=imgs, noise=scores).loss, other, device, precision),
+                         hf_default_adamw=plain_step(lambda: theirs(pixel_values=imgs, noise=scores).loss, adamw(hf), device, precision))
             seen = take_turns(sides, b.rounds, device)
             s,flops = {k: float(np.median(v)) for k,v in seen.items()},3*forward_flops(cfg, b.mask_ratio)*b.batch_size
             peak = gpu_peak(torch.cuda.get_device_name(device)) if device.type == 'cuda' else None
-            rows.append(dict(precision=precision, compiled=compiled, **{f'{k}_s': v for k,v in s.items()}, ratio=ratio(seen['ours'], seen['hf']),
+            rows.append(dict(precision=precision, compiled=compiled, **{f'{k}_s': v for k,v in s.items()}, ratio=ratio(seen['ours'], seen['hf']), ratio_default_adamw=ratio(seen['ours'], seen['hf_default_adamw']),
                              to_plain=ratio(seen['ours'], seen['plain']), images_per_s=b.batch_size/s['ours'], tflops=flops/s['ours']/1e12,
                              of_peak=flops/s['ours']/peak/1e12 if peak else None, memory=peak_memory(device), rounds=seen))
             say(f"{precision}{' compiled' if compiled else ''}: ours {s['ours']:.3f} s, every patch predicted {s['plain']:.3f} s, "
-                f"HF {s['hf']:.3f} s; ours/HF {rows[-1]['ratio']:.3f}, {rows[-1]['images_per_s']:.1f} images/s, {rows[-1]['tflops']:.2f} TFLOP/s")
+                f"HF {s['hf']:.3f} s, with AdamW unfused {s['hf_default_adamw']:.3f} s; ours/HF {rows[-1]['ratio']:.3f}, unfused {rows[-1]['ratio_default_adamw']:.3f}; {rows[-1]['images_per_s']:.1f} images/s, {rows[-1]['tflops']:.2f} TFLOP/s")
             del ours, hf, run, theirs, mine, other, sides
     return rows
 
@@ -207,7 +209,7 @@ def bench_tokens(
         at = dict(mask_ratio=0.75) | job
         r = at.pop('mask_ratio')
         torch.manual_seed(0)
-        model = MaskedAutoencoderViT(mae_config(b.model, **at)).to(device)
+        model = pick_attention(MaskedAutoencoderViT(mae_config(b.model, **at)).to(device), device, b.precision)
         c,L = model.cfg,model.grid[0]*model.grid[1]
         imgs,scores = torch.randn(b.batch_size, c.in_chans, *c.img_size, device=device),torch.rand(b.batch_size, L, device=device)
         token = torch.zeros(1, 1, c.embed_dim, device=device, requires_grad=True)

@@ -90,12 +90,14 @@ def embed(self:MAEEncoder,
 
 # %% ../nbs/2_model/05_encoder.ipynb #bd80876a
 def run_blocks(
-    blocks:nn.Sequential, # Transformer blocks
+    blocks, # Transformer blocks
     x:Tensor, # Tokens, `(B, N, D)`
     recompute:bool=False, # Keep only each block's input for the backward pass, and compute the rest again there?
 )->Tensor: # Tokens, `(B, N, D)`
     "Run blocks one after another; `recompute` is known as activation checkpointing: less memory, a third more work."
-    return checkpoint_seq(blocks, x) if recompute and torch.is_grad_enabled() else blocks(x)
+    if recompute and torch.is_grad_enabled(): return checkpoint_seq(list(blocks), x)
+    for block in blocks: x = block(x)
+    return x
 
 # %% ../nbs/2_model/05_encoder.ipynb #476f1384
 @patch

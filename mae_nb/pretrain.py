@@ -20,7 +20,7 @@ from .optim import Average, lr_at, make_adamw, scaled_lr
 from .distributed import Signals, Together, World, first_does, gather_losses, join_world, pick_device, shard_model, split_batch
 from .checkpoint import load_strictly, load_weights, read_tensors, seed_all
 from .loop import Meter, train
-from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_precision, seconds_per_pass
+from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_attention, pick_precision, seconds_per_pass
 from .runs import State, find_checkpoint, one_at_a_time, open_run, restore, work
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #a823ab7d
@@ -158,6 +158,8 @@ def prepare(
     seed_all(cfg.seed)
     model = MaskedAutoencoderViT(mcfg).to(world.device)
     model.set_grad_checkpointing(cfg.grad_ckpt)
+    precision = pick_precision(cfg.precision, world.device)
+    pick_attention(model, world.device, precision)
     L = model.grid[0]*model.grid[1]
     if num_keep(L, cfg.mask_ratio) == L: raise ValueError(f'mask_ratio={cfg.mask_ratio} removes none of {L} patches: raise it')
     view = TrainView(dataset, mcfg.img_size, L, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.masks_per_image,
@@ -169,7 +171,7 @@ def prepare(
     per_epoch = len(dataset)//images
     total = min(per_epoch*cfg.epochs, cfg.max_steps or per_epoch*cfg.epochs)
     return Job(model, view, accum_iter, effective, images, per_epoch, total, scaled_lr(cfg.blr, effective),
-               pick_precision(cfg.precision, world.device), world)
+               precision, world)
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #e0c69c12
 def plan(
