@@ -7,7 +7,7 @@ __all__ = ['augmentations', 'sample_generator', 'crop_box', 'square_box', 'crop_
            'load_one', 'CentreView', 'EpochBatches', 'Skipped', 'TrainLoader', 'train_loader']
 
 # %% ../nbs/3_training/13_augment.ipynb #52b206ac
-import atexit, multiprocessing, os, re, signal
+import atexit, multiprocessing, os, re, signal, threading
 from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
@@ -173,9 +173,9 @@ class CentreView(Dataset):
         img,(H,W) = load_one(self.dataset, i, self.reader),self.size
         h,w = img.shape[-2:] if isinstance(img, Tensor) else img.size[::-1]
         if (h, w) != (H, W):
-            s = max(int(H/self.crop_pct)/h, int(W/self.crop_pct)/w)
-            img = tvf.resize(img, [max(H, round(h*s)), max(W, round(w*s))], InterpolationMode.BICUBIC, antialias=True)
-            img = tvf.center_crop(img, [H, W])
+            a,b = max(H, int(H/self.crop_pct)),max(W, int(W/self.crop_pct))
+            a,b = (a, int(a*w/h)) if a*w >= b*h else (int(b*h/w), b)  # the other side is rounded down, as in torchvision
+            img = tvf.center_crop(tvf.resize(img, [a, b], InterpolationMode.BICUBIC, antialias=True), [H, W])
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), int(self.dataset.labels[i])
 
 # %% ../nbs/3_training/13_augment.ipynb #131222a2
@@ -227,7 +227,8 @@ class Skipped:
         self.found[index] = why
         self.say(f'skipped: {why}')
         if len(self.found) > self.most:
-            raise ValueError(f'{len(self.found)} images cannot be read, more than max_corrupt={self.most}; the last: {why}. mae_data check lists all')
+            raise ValueError(f'{len(self.found)} images cannot be read, more than max_corrupt={self.most}; the last: {why}. '
+                             'mae_data check lists all')
 
 # %% ../nbs/3_training/13_augment.ipynb #f7f6a328
 class _Batches(Dataset):
@@ -246,30 +247,43 @@ class _Batches(Dataset):
     def __getitems__(self, keys):
         source = self.view.dataset
         data = source.read_many([i for _,i in keys]) if isinstance(source, EncodedImages) else [None]*len(keys)
-        imgs,scores,met = zip(*[self.row(*key, d) for key,d in zip(keys, data)])
-        return self.stack(imgs), torch.stack(scores), sum(met, [])
+        out,scores,met = None,[],[]
+        for k,(key,d) in enumerate(zip(keys, data)):
+            img,score,trouble = self.row(*key, d)
+            if out is None: out = self.memory(len(keys), *img.shape)
+            if img.shape != out.shape[1:]: raise ValueError(f'images of a batch must be of one shape, got {tuple(img.shape)} and {tuple(out.shape[1:])}')
+            out[k] = img; scores.append(score); met += trouble
+        return out, torch.stack(scores), met
 
-    def stack(self, imgs):
-        if not get_worker_info(): return torch.stack(imgs)
+    def memory(self, *shape):
+        if not get_worker_info(): return torch.empty(shape, dtype=torch.uint8)
         k,self.turn = self.turn % self.buffers,self.turn + 1
-        if k == len(self.ring): self.ring.append(torch.empty(len(imgs), *imgs[0].shape, dtype=torch.uint8).share_memory_())
-        return torch.stack(imgs, out=self.ring[k])
+        if k == len(self.ring): self.ring.append(torch.empty(shape, dtype=torch.uint8).share_memory_())
+        return self.ring[k]
 
-# %% ../nbs/3_training/13_augment.ipynb #ee22a2c3
+# %% ../nbs/3_training/13_augment.ipynb #38ad9c47
+def _start(loader):
+    "Begin to load; a dead process is noticed here, when a batch is asked for, not by torch's signal handler in the middle of a step."
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
+    batches = iter(loader)  # with loading processes, torch has put in a handler that raises
+    if before is not None and loader.num_workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if 'signal_handling' in (getattr(before, '__module__', '') or '') else before)
+    return batches
+
 def _undisturbed(leaving, worker):
     "A worker leaves signals to the process that it works for, until that one leaves."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
 
-def _explain(e):
+def _explain(text):
     "What a loading process died of, in words."
     causes = dict(Killed='the system killed it, most often because memory ran out: take fewer num_workers',
                   Bus='no shared memory was left (/dev/shm): make it larger (docker run --ipc=host), or take fewer num_workers',
                   Segmentation='a decoder crashed on an image: mae_data check finds it')
-    text = str(e.__cause__ or e).split('\n')[0]  # the cause names the signal
     why = next((v for k,v in causes.items() if k in text), 'the lines above this one may say why')
     return ChildProcessError(f'a loading process died ({text}): {why}')
 
+# %% ../nbs/3_training/13_augment.ipynb #048336a1
 class TrainLoader:
     "Loads batches for all epochs in one go: `(uint8 (B, C, H, W), scores (B, L))`."
     def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False):
@@ -284,14 +298,16 @@ class TrainLoader:
         loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, num_workers=self.num_workers, pin_memory=pin,
                             prefetch_factor=ahead if self.num_workers else None, worker_init_fn=partial(_undisturbed, leaving),
                             collate_fn=_as_is, generator=torch.Generator())  # for its own needs: it shall not touch ours
+        batches = _start(loader)
         try:
-            for imgs,scores,met in loader:
+            for imgs,scores,met in batches:
                 for trouble in met: self.skipped.note(*trouble)
                 yield imgs if self.reuse or pin or not self.num_workers else imgs.clone(), scores
         except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
         except RuntimeError as e:
             if not re.search('DataLoader worker.*(exited|killed|is gone)', str(e)): raise
-            raise _explain(e) from e
+            codes = [signal.strsignal(-w.exitcode) for w in batches._workers if (w.exitcode or 0) < 0]  # 'Killed', 'Bus error', ...
+            raise _explain(codes[0] if codes else str(e).split('\n')[0]) from e
 
 def _as_is(batch): return batch
 

@@ -74,7 +74,7 @@ bad_input = (ValueError, FileNotFoundError, FileExistsError)  # what the library
 def guarded(
     prog:str, # Name of the command
     do, # Called without arguments
-)->int: # Exit code: 0 done, 1 the loss was not finite, 2 bad input, 3 a disk failed, 128 + signal: stopped and saved (130 Ctrl-C, 143 SIGTERM)
+)->int: # 0 done, 1 loss not finite, 2 bad input, 3 a disk or a loading process failed, 128 + signal: stopped (130 Ctrl-C, 143 SIGTERM)
     "Run a command; tell a user's mistakes and interruptions in a line instead of a traceback."
     rank = os.environ.get('RANK', '0')
     def tell(code, text): print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr); return code
@@ -95,7 +95,8 @@ def mae_pretrain(
     "Pre-train a masked autoencoder."
     p = parser_for(PretrainConfig, 'mae_pretrain')
     p.add_argument('--recipe', metavar='NAME', help='start from a recipe of mae_nb.recipes; flags change its values')
-    p.add_argument('--print', action='store_true', dest='show', help='show the job with all its values, and what is known of the recipe; run nothing')
+    p.add_argument('--print', action='store_true', dest='show',
+                   help='show the job with all its values, and what is known of the recipe; run nothing')
     given = vars(p.parse_args(argv))
     name,show = given.pop('recipe'),given.pop('show')
     def do():
@@ -118,7 +119,7 @@ def mae_report(
         print(f'written  {run}: report.html, results.json, reconstruction.png')
     return guarded('mae_report', do)
 
-# %% ../nbs/7_engine/51_cli.ipynb #5b807c20
+# %% ../nbs/7_engine/51_cli.ipynb #23630650
 def sub_command(
     prog:str, # Name of the command
     about:str, # What it is for
@@ -128,12 +129,14 @@ def sub_command(
     "Run a command that has parts: `prog part --flags`."
     argv = sys.argv[1:] if argv is None else [str(a) for a in argv]
     p = Parser(prog=prog, description=about)
-    p.add_argument('part', choices=list(parts), metavar='{' + ','.join(parts) + '}', help='; '.join(f'{k}: {cls.__doc__}' for k,(cls,_) in parts.items()))
+    p.add_argument('part', choices=list(parts), metavar='{' + ','.join(parts) + '}',
+                   help='; '.join(f'{k}: {cls.__doc__}' for k,(cls,_) in parts.items()))
     part = p.parse_args(argv[:1]).part
     cls,do = parts[part]
     given = vars(parser_for(cls, f'{prog} {part}').parse_args(argv[1:]))
     return guarded(f'{prog} {part}', lambda: do(cls(**given)))
 
+# %% ../nbs/7_engine/51_cli.ipynb #2f87487d
 @dataclass(frozen=True)
 class IndexConfig:
     "List what is in shards that somebody else has made, so that they open at once and can be read from afar."
@@ -143,9 +146,11 @@ def mae_data(
     argv=None, # Arguments; the process's own if not given
 )->int: # Exit code
     "Pack, check, measure and list data sets."
-    parts = dict(pack=(PackConfig, pack), check=(LookConfig, say_check), stats=(LookConfig, say_stats), index=(IndexConfig, lambda c: index_shards(c.shards)))
+    parts = dict(pack=(PackConfig, pack), check=(LookConfig, say_check), stats=(LookConfig, say_stats),
+                 index=(IndexConfig, lambda c: index_shards(c.shards)))
     return sub_command('mae_data', mae_data.__doc__, parts, argv)
 
+# %% ../nbs/7_engine/51_cli.ipynb #60b2c845
 def mae_bench(
     argv=None, # Arguments; the process's own if not given
 )->int: # Exit code

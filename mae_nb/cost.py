@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['peak_tflops', 'block_flops', 'forward_flops', 'gpu_peak', 'duration', 'autocast', 'pick_precision', 'pick_attention',
-           'seconds_per_pass', 'activation_bytes', 'memory_estimate']
+           'pick_linear', 'seconds_per_pass', 'activation_bytes', 'memory_estimate']
 
 # %% ../nbs/3_training/18_cost.ipynb #27d262a2
 import time
 import torch
+from torch import nn
 from .patches import grid_size
 from .masking import num_keep
+from .blocks import FastLinear, mkl_is_slow
 from .mae import MAEConfig, MaskedAutoencoderViT
 
 # %% ../nbs/3_training/18_cost.ipynb #1fff49d1
@@ -88,6 +90,18 @@ def pick_attention(
     "Choose how attention is computed: in 16 bits on a CPU, torch's fused kernel is slower than two matrix products."
     for block in model.modules():
         if hasattr(block, 'fused_attn'): block.fused_attn = device.type != 'cpu' or precision == 'fp32'
+    return model
+
+# %% ../nbs/3_training/18_cost.ipynb #8aac6ac6
+def pick_linear(
+    model:MaskedAutoencoderViT, # Of ours, or any module
+    device:torch.device, # Where it runs
+    fast:bool=None, # Use `FastLinear`? Where it helps, if not given
+):  # The same model, its weights and their names unchanged
+    "Choose how linear maps are computed: by oneDNN on a CPU where torch's default is slow."
+    if device.type == 'cpu' and (mkl_is_slow() if fast is None else fast):
+        for m in model.modules():
+            if type(m) is nn.Linear: m.__class__ = FastLinear
     return model
 
 # %% ../nbs/3_training/18_cost.ipynb #5d3876ca

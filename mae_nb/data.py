@@ -61,88 +61,101 @@ def fashion(
     with np.load(assets/'fashion12k.npz') as f: imgs,labels = f[f'{split}_images'],f[f'{split}_labels']
     return TensorImages(torch.from_numpy(imgs)[:,None], torch.from_numpy(labels), fashion_classes)
 
-# %% ../nbs/3_training/12_data.ipynb #90870e29
+# %% ../nbs/3_training/12_data.ipynb #03530f9c
+def _key(name, path):
+    "Split a member's name into the key of its sample and an ending: at the first dot after the last slash."
+    if name.startswith('/') or '..' in name.split('/'):
+        raise ValueError(f'{path} has a member {name!r}, which points outside: refused')
+    folder,_,base = name.rpartition('/')
+    key,dot,ending = base.partition('.')
+    if not key: return name, ''  # hidden, like the ._x.jpg that a Mac adds
+    return f'{folder}/{key}', (dot + ending).lower()
+
+# %% ../nbs/3_training/12_data.ipynb #69dbfee6
 def index_shard(
-    path, # A tar file in the layout of WebDataset: members of one sample follow each other and differ only in their endings
-)->dict: # `bytes` of the shard; for each sample its `names`, `labels` (-1 where there is no `.cls`), `offsets` and `sizes`
-    "List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut, or that holds what no shard should."
+    path, # A tar file in the layout of WebDataset: members of one sample differ only in their endings
+)->dict: # `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images
+    "List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut or improper."
     index = dict(bytes=os.path.getsize(path), names=[], labels=[], offsets=[], sizes=[])
-    labels,number = {},{}
+    labels,keys = {},{}
     try:
         with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
             for m in tar:
-                if m.name.startswith('/') or '..' in m.name.split('/'): raise ValueError(f'{path} has a member {m.name!r}, which points outside: refused')
-                folder,_,base = m.name.rpartition('/')
-                key,ending = f'{folder}/{base.split(".")[0]}', base[base.find('.'):].lower() if '.' in base else ''
+                key,ending = _key(m.name, path)
                 if not m.isfile(): continue
-                if ending == '.cls': labels[key] = tar.extractfile(m).read().decode()
-                elif ending.endswith(image_endings) and key not in number:
-                    number[key] = len(index['names'])
-                    for k,v in dict(names=m.name, offsets=m.offset_data, sizes=m.size).items(): index[k].append(v)
+                if ending == '.cls': labels[key] = tar.extractfile(m).read()
+                elif ending.endswith(image_endings) and key not in keys:
+                    keys[key] = m.name
+                    for k,v in ('names', m.name), ('offsets', m.offset_data), ('sizes', m.size): index[k].append(v)
             f.seek(tar.offset)
-            if f.read(512).strip(b'\0') or f.tell() != tar.offset + 512: raise tarfile.ReadError('it has no end mark')
+            if f.read(512) != bytes(512): raise tarfile.ReadError('it has no end mark')
     except (tarfile.TarError, OSError) as e:
-        raise ValueError(f'{path} is no whole tar file ({e}): cut in the middle? {len(index["names"])} images are before that') from e
-    try: index['labels'] = [int(labels.get(key, -1)) for key in number]
+        whole = sum(a + n <= index['bytes'] for a,n in zip(index['offsets'], index['sizes']))
+        raise ValueError(f'{path} is no whole tar file ({e}): cut in the middle? {whole} images are before that') from e
+    try: index['labels'] = [int(labels.get(key, -1)) for key in keys]
     except ValueError as e: raise ValueError(f'{path} has a .cls member that holds no class number: {e}') from e
     return index
 
-# %% ../nbs/3_training/12_data.ipynb #592d6a68
+# %% ../nbs/3_training/12_data.ipynb #ca23b34b
 def expand(
     pattern, # `'train-{000000..000146}.tar'`, a path with `*`, or a plain name
 )->list: # Names of shards, in order
     "List the shards that a pattern stands for."
     pattern = str(pattern)
     if m := re.search(r'\{(\d+)\.\.(\d+)\}', pattern):
-        a,b = m[1],m[2]
-        return [x for n in range(int(a), int(b) + 1) for x in expand(f'{pattern[:m.start()]}{n:0{len(a)}d}{pattern[m.end():]}')]
+        numbers = [f'{n:0{len(m[1])}d}' for n in range(int(m[1]), int(m[2]) + 1)]
+        return [x for n in numbers for x in expand(pattern[:m.start()] + n + pattern[m.end():])]
     if '://' in pattern or '*' not in pattern: return [pattern]
     return sorted(str(p) for p in Path(pattern).parent.glob(Path(pattern).name))
 
-def _url_reader(shards):
-    "The file system of URLs, through fsspec."
-    try: import fsspec; return fsspec.core.url_to_fs(shards[0])[0]
-    except ImportError as e: raise ValueError(f"{shards[0]} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
-
-# %% ../nbs/3_training/12_data.ipynb #4575b3a0
+# %% ../nbs/3_training/12_data.ipynb #df59e5ac
 class ShardImages(EncodedImages):
-    "Images in tar files (WebDataset), read where they lie: any image at any time, so that sampling is as exact as from a folder."
+    "Images in tar files (WebDataset), read where they lie: any image at any time, as from a folder."
     def __init__(self,
         shards, # Pattern as in `expand`, or list of tar files or URLs
         upright:bool=False, # Turn images as their EXIF orientation says?
     ):
-        self.shards,self.upright = expand(shards) if isinstance(shards, (str, Path)) else [str(s) for s in shards],upright
+        self.shards = expand(shards) if isinstance(shards, (str, Path)) else [str(s) for s in shards]
         if not self.shards: raise FileNotFoundError(f'no shards {shards}')
-        self.far = '://' in self.shards[0]
-        found = [self.index(s) for s in tqdm(self.shards, desc='shards', leave=False, disable=None if len(self.shards) > 20 else True)]
-        cat = lambda k, dtype: np.concatenate([np.array(x[k], dtype) for x in found])
+        self.upright,self.far = upright,'://' in self.shards[0]
+        bar = tqdm(self.shards, desc='shards', leave=False, disable=None if len(self.shards) > 20 else True)
+        found = [self.index(s) for s in bar]
+        def joined(k): return np.concatenate([np.array(x[k], np.int64) for x in found])
+        self.offsets,self.sizes = joined('offsets'),joined('sizes')
+        self.labels = torch.from_numpy(joined('labels'))
         self.files = np.array([os.fsencode(n) for x in found for n in x['names']])
-        self.offsets,self.sizes,self.labels = cat('offsets', np.int64),cat('sizes', np.int64),torch.from_numpy(cat('labels', np.int64))
         self.of = np.repeat(np.arange(len(found)), [len(x['names']) for x in found])
-        if not len(self.files): raise ValueError(f'no images in {shards}: looked for members ending in {", ".join(image_endings)}')
+        if not len(self.files):
+            raise ValueError(f'no images in {shards}: looked for members ending in {", ".join(image_endings)}')
         names = next((x['classes'] for x in found if x.get('classes')), None)
         self.classes = tuple(names) if names else None
 
     def name(self, i): return f'{self.shards[self.of[i]]}: {os.fsdecode(self.files[i])}'
 
-# %% ../nbs/3_training/12_data.ipynb #836e4081
+# %% ../nbs/3_training/12_data.ipynb #4ce2f6d2
+def _url_reader(shards):
+    "The file system of URLs, through fsspec."
+    try: import fsspec; return fsspec.core.url_to_fs(shards[0])[0]
+    except ImportError as e: raise ValueError(f"{shards[0]} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
+
 @patch
 def index(self:ShardImages,
     shard:str, # One of them
 )->dict: # As `index_shard` makes it
     "Read the list that stands beside a shard (`x.tar.json`, from `mae_data`), or make it."
-    try:
-        if self.far: found = json.loads(_url_reader([shard]).cat_file(f'{shard}.json'))
-        elif Path(f'{shard}.json').is_file(): found = json.loads(Path(f'{shard}.json').read_text())
-        elif Path(shard).is_file(): return index_shard(shard)
-        else: raise FileNotFoundError(f'no shard {shard}')
-    except FileNotFoundError as e:
-        if not self.far: raise
-        raise FileNotFoundError(f'there is no {shard}.json: mae_data index, where the shards are stored, makes these lists') from e
-    if not self.far and found['bytes'] != (there := os.path.getsize(shard)):
-        raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was listed in {shard}.json: cut or changed')
+    beside = f'{shard}.json'
+    if self.far:
+        try: return json.loads(_url_reader([shard]).cat_file(beside))
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f'there is no {beside}: mae_data index, where the shards are stored, makes these lists') from e
+    if not Path(shard).is_file(): raise FileNotFoundError(f'no shard {shard}')
+    if not Path(beside).is_file(): return index_shard(shard)
+    found,there = json.loads(Path(beside).read_text()),os.path.getsize(shard)
+    if found['bytes'] != there:
+        raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was listed in {beside}: cut or changed')
     return found
 
+# %% ../nbs/3_training/12_data.ipynb #5f804952
 @patch
 def read(self:ShardImages, i):
     if self.far: return self.read_many([i])[0]
@@ -159,13 +172,15 @@ def read_many(self:ShardImages, ids, tries=5):
     got,missing = {},list(ids)
     for pause in range(tries):
         if pause: time.sleep(2**(pause - 1))  # a network that stumbles
-        places = [(self.shards[self.of[i]], int(self.offsets[i]), int(self.offsets[i] + self.sizes[i])) for i in missing]
-        got.update(zip(missing, _url_reader(self.shards).cat_ranges(*map(list, zip(*places)), on_error='return')))
+        names,begin = [self.shards[self.of[i]] for i in missing],self.offsets[missing]
+        end = begin + self.sizes[missing]
+        parts = _url_reader(self.shards).cat_ranges(names, begin.tolist(), end.tolist(), on_error='return')
+        got.update(zip(missing, parts))
         missing = [i for i in missing if not isinstance(got[i], bytes) or len(got[i]) != self.sizes[i]]
         if not missing: break
     return [CorruptImage(f'cannot read {self.name(i)}: {got[i]!r:.200}') if i in missing else got[i] for i in ids]
 
-# %% ../nbs/3_training/12_data.ipynb #86d0c8a4
+# %% ../nbs/3_training/12_data.ipynb #00195424
 class HFImages(EncodedImages):
     "A split of a Hugging Face data set, its images still encoded."
     def __init__(self,
@@ -178,20 +193,23 @@ class HFImages(EncodedImages):
         self.upright,self.column,label = upright,kind(ImageColumn)[0],kind(ClassLabel)[:1]
         self.rows = dataset.select_columns([self.column]).cast_column(self.column, ImageColumn(decode=False))
         self.classes = tuple(dataset.features[label[0]].names) if label else None
-        self.labels = torch.as_tensor(np.asarray(dataset.with_format('numpy')[label[0]][:])) if label else torch.full((len(dataset),), -1)
+        labels = np.asarray(dataset.with_format('numpy')[label[0]][:]) if label else np.full(len(dataset), -1)
+        self.labels = torch.as_tensor(labels)
 
     def name(self, i): return f'{self.rows.info.dataset_name or "data set"}, row {i}'
     def read(self, i):
         row = self.rows[int(i)][self.column]
+        if row is None: raise CorruptImage(f'cannot read {self.name(i)}: there is no image in it')
         return row['bytes'] if row['bytes'] is not None else read_bytes(row['path'])
 
+# %% ../nbs/3_training/12_data.ipynb #28370b83
 def hf_images(
     name:str, # Of a data set on the hub, or a folder of parquet files
     split:str='train', # `'train'`, or `'test'`, which may be called validation there
     cache_dir=None, # Where the library keeps its files
     upright:bool=False, # Turn images as their EXIF orientation says?
 )->HFImages:
-    "Load a Hugging Face data set; one that asks for consent, like ImageNet, needs `huggingface-cli login` before."
+    "Load a Hugging Face data set; one that asks for consent, like ImageNet, needs `hf auth login` before."
     try: from datasets import load_dataset
     except ImportError as e: raise ValueError(f"hf:{name} needs an extra: pip install 'mae_nb[hf]'") from e
     for s in ['train'] if split == 'train' else ['validation', 'test']:
@@ -235,41 +253,47 @@ def torchvision_images(
 )->TorchvisionImages: # The set; for STL-10 `'train'` is the labelled part
     "Load one of torchvision's sets."
     from torchvision import datasets
-    if root is None: raise ValueError(f'{name} is read by torchvision: give data_root, the folder where it is (or is to be) kept')
+    if root is None:
+        raise ValueError(f'{name} is read by torchvision: give data_root, the folder where it is (or is to be) kept')
     if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    try: return TorchvisionImages(getattr(datasets, name)(root, download=download, **torchvision_sets[name][split == 'test']))
+    how = torchvision_sets[name][split == 'test']
+    try: return TorchvisionImages(getattr(datasets, name)(root, download=download, **how))
     except RuntimeError as e: raise FileNotFoundError(f'{name} is not in {root}: {e}') from e
 
-# %% ../nbs/3_training/12_data.ipynb #3aef17fb
+# %% ../nbs/3_training/12_data.ipynb #329aff5e
+def _in_folder(path, split, upright):
+    "The images of a folder, or of the part of it that belongs to a split, as files or as shards."
+    for s in ['train'] if split == 'train' else ['val', 'test']:
+        if (path/s).is_dir(): path = path/s; break
+        if shards := sorted(path.glob(f'{s}-*.tar')): return ShardImages(shards, upright)
+    else:
+        if split != 'train':
+            raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
+    shards = sorted(path.glob('*.tar'))
+    return ShardImages(shards, upright) if shards else FolderImages(path, upright)
+
 def load_images(
-    data:str, # `'fashion'`, one of `torchvision_sets`, a folder of images or of shards, shards `'x-{000..146}.tar'` (a path or a URL), or `'hf:NAME'`
+    data:str, # `'fashion'`, one of `torchvision_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`
     split:str='train', # `'train'` or `'test'`
     root=None, # Where torchvision or Hugging Face keep their sets
     download:bool=False, # Let torchvision fetch what is missing?
     upright:bool=False, # Turn images as their EXIF orientation says?
 )->Dataset: # Yields `(uint8 (C, H, W), class number or -1)`; has `labels` and `classes`
     "Find the images that a name stands for; a folder with `train` or `val`/`test` in it is entered."
+    data = str(data)
     if data == 'fashion': return fashion(split)
     if data in torchvision_sets: return torchvision_images(data, split, root, download)
     if data.startswith('hf:'): return hf_images(data[3:], split, root, upright)
     if '://' in data or data.endswith('.tar'): return ShardImages(data, upright)
-    path = Path(data)
-    if not path.exists():
-        raise FileNotFoundError(f"no data {data!r}: it is neither a folder, nor shards (x-{{000..146}}.tar), nor 'hf:NAME', nor 'fashion', "
-                                f"nor one of {', '.join(torchvision_sets)}")
-    if not path.is_dir(): raise ValueError(f'{data} is a file: give the folder that holds the images, or shards that end in .tar')
-    subs = ['train'] if split == 'train' else ['val', 'test']
-    for s in subs:
-        if (path/s).is_dir(): path = path/s; break
-        if shards := sorted(path.glob(f'{s}-*.tar')): return ShardImages(shards, upright)
-    else:
-        if split != 'train': raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
-    shards = sorted(path.glob('*.tar'))
-    return ShardImages(shards, upright) if shards else FolderImages(path, upright)
+    if Path(data).is_dir(): return _in_folder(Path(data), split, upright)
+    if Path(data).exists():
+        raise ValueError(f'{data} is a file: give the folder that holds the images, or shards that end in .tar')
+    raise FileNotFoundError(f"no data {data!r}: it is neither a folder, nor shards (x-{{000..146}}.tar), nor 'hf:NAME', nor 'fashion', "
+                            f"nor one of {', '.join(torchvision_sets)}")
 
-# %% ../nbs/3_training/12_data.ipynb #82e4bf5a
+# %% ../nbs/3_training/12_data.ipynb #1be5be92
 class _Sums(Dataset):
-    "Of each image: sum, and sum of squares, of pixels in [0, 1] per channel, over their number; None for a corrupt one."
+    "Of each image, per channel: mean of its pixels in [0, 1], and mean of their squares; None for a corrupt one."
     def __init__(self, dataset, ids): self.dataset,self.ids = dataset,ids
     def __len__(self): return len(self.ids)
     def __getitem__(self, k):
@@ -285,7 +309,8 @@ def channel_stats(
     "Measure what normalisation needs; each image counts the same, corrupt ones are left out."
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
     loader = DataLoader(_Sums(dataset, ids), batch_size=None, num_workers=num_workers)
-    sums = [s for s in tqdm(loader, 'mean and std', leave=False, unit='img', disable=None if len(ids) > 2000 else True) if s is not None]
+    bar = tqdm(loader, 'mean and std', leave=False, unit='img', disable=None if len(ids) > 2000 else True)
+    sums = [s for s in bar if s is not None]
     if not sums: raise ValueError(f'none of {len(ids)} images can be read')
     mean,square = torch.stack(sums).mean(0)
     std = (square - mean**2).clamp(min=1e-8).sqrt()

@@ -9,7 +9,6 @@ __all__ = ['extract_features', 'raw_pixels', 'knn_predict', 'ridge_fit', 'linear
 import torch, torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as tvf
 from .data import normalise
 from .augment import CentreView
 

@@ -20,7 +20,7 @@ from .optim import Average, lr_at, make_adamw, scaled_lr
 from .distributed import Signals, Together, World, first_does, gather_losses, join_world, pick_device, shard_model, split_batch
 from .checkpoint import load_strictly, load_weights, read_tensors, seed_all
 from .loop import Meter, train
-from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_attention, pick_precision, seconds_per_pass
+from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_attention, pick_linear, pick_precision, seconds_per_pass
 from .runs import State, find_checkpoint, one_at_a_time, open_run, restore, work
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #a823ab7d
@@ -159,7 +159,7 @@ def prepare(
     model = MaskedAutoencoderViT(mcfg).to(world.device)
     model.set_grad_checkpointing(cfg.grad_ckpt)
     precision = pick_precision(cfg.precision, world.device)
-    pick_attention(model, world.device, precision)
+    pick_linear(pick_attention(model, world.device, precision), world.device)
     L = model.grid[0]*model.grid[1]
     if num_keep(L, cfg.mask_ratio) == L: raise ValueError(f'mask_ratio={cfg.mask_ratio} removes none of {L} patches: raise it')
     view = TrainView(dataset, mcfg.img_size, L, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.masks_per_image,

@@ -75,7 +75,8 @@ for depth,*numbers in (1, 84.8, 65.5), (2, 84.9, 70.0), (4, 84.9, 71.9), (12, 84
 for width,*numbers in (128, 84.9, 69.1), (256, 84.8, 71.3), (768, 84.4, 73.1), (1024, 84.3, 73.1):
     add(f'paper_vit_large_dec_dim{width}', f'{in_table8}; Table 1b', scores(*numbers), decoder_embed_dim=width)
 for kind,how,*numbers in ('none', 'none', 84.0, 65.7), ('fixed', 'fixed_crop', 84.7, 73.1), ('color', 'color_jitter', 84.3, 71.9):
-    add(f'paper_vit_large_aug_{kind}', f'{in_table8}; Table 1e' + ' (the strength is not given)'*(kind == 'color'), scores(*numbers), augment=how, flip=kind != 'none')
+    add(f'paper_vit_large_aug_{kind}', f'{in_table8}; Table 1e' + ' (the strength is not given)'*(kind == 'color'), scores(*numbers),
+        augment=how, flip=kind != 'none')
 for kind,ratio,*numbers in ('block', 50, 83.9, 72.3), ('block', 75, 82.8, 63.9), ('grid', 75, 84.0, 66.0):
     add(f'paper_vit_large_{kind}{ratio}', f'{in_table8}; Table 1f', scores(*numbers), mask_sampling=kind, mask_ratio=ratio/100)
 

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from .mae import MaskedAutoencoderViT
 from .show import show_reconstruction
 from .data import load_images, normalise
-from .augment import sample_generator
+from .augment import CentreView, sample_generator
 from .checkpoint import save_json, write_whole
 from .loop import read_log
 from .pretrain import load_pretrained
-from .knn import CentreView, extract_features, probe, raw_pixels
+from .knn import extract_features, probe, raw_pixels
 
 # %% ../nbs/4_paper/28_report.ipynb #af9d263a
 def machine()->dict: # Hardware and versions
@@ -33,8 +33,14 @@ def held_out(
     job:dict, # A run's configuration
 ): # A data set
     "Load the images that a run did not train on, or its own where there are no others."
-    try: return load_images(job['data'], 'test', job['data_root'])
-    except FileNotFoundError: return load_images(job['data'], 'train', job['data_root'])
+    try: return _images(job, 'test')
+    except FileNotFoundError: return _images(job, 'train')
+
+def _images(job, split):
+    "A run's images, turned as the run had them turned."
+    data = job['data']
+    if split == 'test' and ('://' in data or data.endswith('.tar')): raise FileNotFoundError(f'{data} are shards to train on; there are none to test on')
+    return load_images(data, split, job['data_root'], upright=job.get('upright', False))
 
 # %% ../nbs/4_paper/28_report.ipynb #10008aa3
 def reconstruction_picture(
@@ -56,7 +62,7 @@ def probe_run(
 )->list: # Rows `dict(features, knn, linear)`
     "Judge the untrained encoder, the pre-trained one and raw pixels by the same probes on the run's own data."
     job,trained = json.loads((Path(run)/'config.json').read_text()),load_pretrained(run)
-    sets = [load_images(job['data'], split, job['data_root']) for split in ('train', 'test')]
+    sets = [_images(job, split) for split in ('train', 'test')]
     if any((s.labels < 0).any() for s in sets):
         raise ValueError(f"{job['data']} has no labels, so its features cannot be judged")
     torch.manual_seed(job['seed'])
@@ -96,7 +102,7 @@ def results_table(
     rows:list, # Rows `dict(features, knn, linear)`; may be empty
 )->str: # HTML
     "Write the rows, or say why there are none."
-    if not rows: return '<p>These images have no labels or no test split, so features were not judged.</p>'
+    if not rows: return '<p>Features were not judged: there are no labels, no test split, or images that cannot be read.</p>'
     cells = lambda tag, *values: '<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in values) + '</tr>'
     body = ''.join(cells('td', r['features'], f'{r["knn"]:.1f}', f'{r["linear"]:.1f}') for r in rows)
     return (f'<table>{cells("th", "frozen features", "kNN", "linear")}{body}</table>'

@@ -203,7 +203,7 @@ def work(
             saved = state.done
         try:
             _circle(records, journal, agree, signals, cfg.save_every or job.steps_per_epoch, save)
-        except Exception as e:  # a corrupt image, memory, ...: keep what was learned, where nobody else has to agree
+        except Exception as e:  # corrupt images, a dead loader, memory, ...: keep what was learned, where nobody else has to agree
             spoilt = isinstance(e, (FloatingPointError, OSError)) and not isinstance(e, ChildProcessError)
             if world.size == 1 and state.done > saved and not spoilt: save()
             raise

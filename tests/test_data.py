@@ -387,6 +387,20 @@ def test_dead_loader_is_explained(sig, cause):
     with pytest.raises(ChildProcessError, match=f'a loading process died .*{cause}'):
         for _ in train_loader(TrainView(Deadly(sig), (8, 8), 4), 4, 1, 1): pass
 
+@pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGSEGV])
+def test_loader_dies_during_a_step(sig):
+    "The step is finished; the death is told when the next batch is asked for."
+    import multiprocessing
+    steps,done = 0,False
+    with pytest.raises(ChildProcessError, match='a loading process died .Killed|a loading process died .Segmentation'):
+        for _ in train_loader(TrainView(TensorImages(torch.zeros(640, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1):
+            done = False
+            if steps == 5: os.kill(multiprocessing.active_children()[0].pid, sig)
+            end = time.time() + 0.1
+            while time.time() < end: sum(range(1000))
+            steps,done = steps + 1,True
+    assert done and steps > 5
+
 def test_batches_are_the_readers_own(jpegs):
     "A batch that is kept stays as it was, unless its memory was said to be free."
     view = TrainView(FolderImages(jpegs), (64, 64), 16)

@@ -28,6 +28,8 @@ def check(folder):
     run(python.parent/'mae_pretrain', '--help', cwd=folder, stdout=subprocess.DEVNULL)
     run(python.parent/'mae_pretrain', '--max_steps', 2, '--output_dir', 'run', cwd=folder)
     run(python.parent/'mae_report', 'run', cwd=folder)
+    run(python.parent/'mae_data', 'check', cwd=folder)
+    run(python.parent/'mae_bench', 'tokens', '--model', 'mae_vit_tiny_patch16', '--rounds', 1, '--ratios', '', '--sizes', '', '--depths', '', cwd=folder)
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
