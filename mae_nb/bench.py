@@ -232,8 +232,7 @@ def _settings(b):
 def _with_and_without(b, device, mask_ratio=0.75, **at):
     "One setting: operations and seconds with mask tokens in the encoder, and without."
     torch.manual_seed(0)
-    model = MaskedAutoencoderViT(mae_config(b.model, **at)).to(device)
-    pick_linear(pick_attention(model, device, b.precision), device)
+    model = pick_attention(MaskedAutoencoderViT(mae_config(b.model, **at)).to(device), device, b.precision)
     c,L = model.cfg,model.grid[0]*model.grid[1]
     imgs,scores = torch.randn(b.batch_size, c.in_chans, *c.img_size, device=device),torch.rand(b.batch_size, L, device=device)
     token = torch.zeros(1, 1, c.embed_dim, device=device, requires_grad=True)
@@ -249,6 +248,7 @@ def _with_and_without(b, device, mask_ratio=0.75, **at):
     for k,go in sides.items():
         with FlopCounterMode(display=False) as count: go()
         flops[k] = count.get_total_flops()/b.batch_size
+    pick_linear(model, device)  # now, since torch cannot count in there
     seen = take_turns(sides, b.rounds, device)
     return dict(img_size=c.img_size[0], decoder_depth=c.decoder_depth, mask_ratio=mask_ratio, tokens=L + 1, visible=num_keep(L, mask_ratio) + 1,
                 flops=flops['with']/flops['without'], gflops={k: v/1e9 for k,v in flops.items()}, time=ratio(seen['with'], seen['without']),
