@@ -288,7 +288,7 @@ class TrainLoader:
     "Loads batches for all epochs in one go: `(uint8 (B, C, H, W), scores (B, L))`."
     def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False):
         self.view,self.batches,self.num_workers,self.skipped,self.reuse = view,batches,num_workers,skipped or Skipped(),reuse
-        decode_with()  # decoders are imported once, here, instead of in each loading process
+        if isinstance(view.dataset, EncodedImages): decode_with()  # imported once, here, instead of in each loading process
 
     def __len__(self): return len(self.batches)
     def __iter__(self):
@@ -318,7 +318,7 @@ def train_loader(
     epochs:int, # Number of epochs
     num_workers:int=0, # Loading processes; 0 loads in this one
     skipped:Skipped=None, # Counts corrupt images; up to 100 are passed over, if not given
-    reuse:bool=False, # May a batch's memory be used again once the next one is asked for? Saves a copy
+    reuse:bool=False, # May a batch's memory be used again once the next one is asked for? Saves a copy; not for those who gather several
     **position, # `start`, `accum_iter`, `rank`, `processes` of `EpochBatches`
 )->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
     "Load shuffled batches for a whole run, or what is left of it."

@@ -224,8 +224,8 @@ def steps(
         with autocast(world.device, job.precision):
             return state.together.call(normalise(imgs, mean, std), cfg.mask_ratio, scores, True).loss
     skipped = Skipped(cfg.max_corrupt, say)
-    loader = train_loader(job.view, cfg.batch_size//cfg.masks_per_image, cfg.epochs, cfg.num_workers, skipped, reuse=True, start=state.done,
-                          accum_iter=job.accum_iter, rank=world.rank, processes=world.size)
+    loader = train_loader(job.view, cfg.batch_size//cfg.masks_per_image, cfg.epochs, cfg.num_workers, skipped,
+                          reuse=job.accum_iter == 1, start=state.done, accum_iter=job.accum_iter, rank=world.rank, processes=world.size)
     schedule = lambda step: lr_at(step, job.lr, cfg.min_lr, cfg.warmup_epochs*job.steps_per_epoch, job.total_steps)
     job.model.train()
     if state.done >= job.total_steps: return

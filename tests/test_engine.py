@@ -44,6 +44,10 @@ def test_masks_per_image():
     assert imgs.shape[0] == scores.shape[0] == 32
     assert torch.equal(imgs[0], imgs[3]) and not torch.equal(imgs[0], imgs[4])
 
+def test_passes_with_a_loading_process():
+    "The batches of a step are held together; their memory is not used again meanwhile."
+    assert losses(batch_size=4, accum_iter=8, max_steps=4) == losses(batch_size=4, accum_iter=8, max_steps=4, num_workers=1)
+
 # -- runs that are there already
 
 RUN = ['--max_steps', '12', '--batch_size', '8', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--keep', '3']
