@@ -64,7 +64,7 @@ def test_overwrite_spares_what_is_no_run(tmp_path, capsys, photos):
 def test_bad_input(tmp_path, capsys, photos):
     out = ['--output_dir', tmp_path/'run', *TINY]
     empty = tmp_path/'empty'; empty.mkdir()
-    cases = [(['--epocs', '3'], 'did you mean --epochs'), (['--data', tmp_path/'nowhere'], "it is neither a folder, nor 'fashion'"),
+    cases = [(['--epocs', '3'], 'did you mean --epochs'), (['--data', tmp_path/'nowhere'], "it is neither a folder, nor shards"),
              (['--data', empty], f'no images under {empty}'), (['--data', 'CIFAR10'], 'give data_root'),
              (['--data', 'CIFAR10', '--data_root', empty], f'CIFAR10 is not in {empty}'),
              (['--data', photos/'0.png'], 'is a file'), (['--mask_ratio', '1'], 'mask_ratio must be between 0 and 1, got 1.0'),
@@ -77,8 +77,11 @@ def test_bad_input(tmp_path, capsys, photos):
 
 def test_corrupt_image_is_named(tmp_path, capsys, photos):
     (photos/'3.png').write_bytes((photos/'3.png').read_bytes()[:200])
-    said = refused(capsys, '--data', photos, '--img_size', 32, '--patch_size', 8, '--output_dir', tmp_path/'run', *TINY)
-    assert 'cannot read' in said and '3.png' in said
+    flags = '--data', photos, '--img_size', 32, '--patch_size', 8, *TINY
+    said = refused(capsys, *flags, '--output_dir', tmp_path/'run', '--max_corrupt', 0)
+    assert 'cannot read' in said and '3.png' in said and 'max_corrupt=0' in said
+    assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'other')]) == 0  # passed over, and named
+    assert 'skipped: cannot read' in (out := capsys.readouterr().out) and '3.png' in out
 
 def test_report_of_no_run(tmp_path, capsys):
     assert mae_report([str(tmp_path)]) == 2 and 'is no run' in capsys.readouterr().err
