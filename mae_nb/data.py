@@ -261,16 +261,18 @@ def torchvision_images(
     except RuntimeError as e: raise FileNotFoundError(f'{name} is not in {root}: {e}') from e
 
 # %% ../nbs/3_training/12_data.ipynb #329aff5e
-def _in_folder(path, split, upright):
-    "The images of a folder, or of the part of it that belongs to a split, as files or as shards."
-    for s in ['train'] if split == 'train' else ['val', 'test']:
-        if (path/s).is_dir(): path = path/s; break
-        if shards := sorted(path.glob(f'{s}-*.tar')): return ShardImages(shards, upright)
-    else:
-        if split != 'train':
-            raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
-    shards = sorted(path.glob('*.tar'))
+def _all_in(path, upright, but=()):
+    "The images of a folder, as shards or as files; shards whose names begin with something in `but` are passed over."
+    shards = sorted(p for p in path.glob('*.tar') if not p.name.startswith(tuple(but)))
     return ShardImages(shards, upright) if shards else FolderImages(path, upright)
+
+def _in_folder(path, split, upright):
+    "The images of a folder, or of the part of it that belongs to a split."
+    for s in ['train'] if split == 'train' else ['val', 'test']:
+        if (path/s).is_dir(): return _all_in(path/s, upright)
+        if shards := sorted(path.glob(f'{s}-*.tar')): return ShardImages(shards, upright)
+    if split != 'train': raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
+    return _all_in(path, upright, but=('val-', 'test-'))
 
 def load_images(
     data:str, # `'fashion'`, one of `torchvision_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`
@@ -284,7 +286,9 @@ def load_images(
     if data == 'fashion': return fashion(split)
     if data in torchvision_sets: return torchvision_images(data, split, root, download)
     if data.startswith('hf:'): return hf_images(data[3:], split, root, upright)
-    if '://' in data or data.endswith('.tar'): return ShardImages(data, upright)
+    if '://' in data or data.endswith('.tar'):
+        if split != 'train': raise FileNotFoundError(f'{data} names shards, all of one split: there are none to test on')
+        return ShardImages(data, upright)
     if Path(data).is_dir(): return _in_folder(Path(data), split, upright)
     if Path(data).exists():
         raise ValueError(f'{data} is a file: give the folder that holds the images, or shards that end in .tar')
@@ -299,7 +303,7 @@ class _Sums(Dataset):
     def __getitem__(self, k):
         try: x = self.dataset[int(self.ids[k])][0].double()/255
         except CorruptImage: return None
-        return torch.stack([x.mean((1,2)), x.square().mean((1,2))])
+        return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # an array is copied between processes, a tensor would take a file
 
 def channel_stats(
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -310,10 +314,12 @@ def channel_stats(
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
     loader = DataLoader(_Sums(dataset, ids), batch_size=None, num_workers=num_workers)
     bar = tqdm(loader, 'mean and std', leave=False, unit='img', disable=None if len(ids) > 2000 else True)
-    sums = [s for s in bar if s is not None]
-    if not sums: raise ValueError(f'none of {len(ids)} images can be read')
-    mean,square = torch.stack(sums).mean(0)
-    std = (square - mean**2).clamp(min=1e-8).sqrt()
+    total,n = 0.,0
+    for s in bar:
+        if s is not None: total,n = total + s,n + 1
+    if not n: raise ValueError(f'none of {len(ids)} images can be read')
+    mean,square = total/n
+    std = (square - mean**2).clip(min=1e-8)**.5
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 # %% ../nbs/3_training/12_data.ipynb #a680a45d

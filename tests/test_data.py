@@ -255,6 +255,16 @@ def test_shards_from_a_url(jpegs, shards, monkeypatch):
         with pytest.raises(FileNotFoundError, match='there is no .*train-000009.tar.json: mae_data index'): load_images(url + '/train-000009.tar')
     finally: server.shutdown()
 
+def test_splits_of_shards(shards, tmp_path):
+    "Shards of another split are never taken for training, nor those to train on for testing."
+    for p in shards.glob('train-*.tar*'): os.link(p, tmp_path/p.name.replace('train', 'val'))
+    with pytest.raises(ValueError, match='no images under'): load_images(tmp_path)
+    assert len(load_images(tmp_path, 'test')) == 24
+    for name in f'{shards}/train-{{000000..000002}}.tar', f'{shards}/train-000000.tar':
+        with pytest.raises(FileNotFoundError, match='there are none to test on'): load_images(name, 'test')
+    (tmp_path/'train').mkdir(); os.link(shards/'train-000000.tar', tmp_path/'train'/'val-like.tar')
+    assert len(load_images(tmp_path)) == 10  # in train/ all are to train on
+
 def test_pack_refuses(jpegs, shards, tmp_path):
     with pytest.raises(ValueError, match='shard_images: now 5, before 10'): pack(PackConfig(jpegs, shards, shard_images=5))
     with pytest.raises(ValueError, match='fashion is in memory'): pack(PackConfig('fashion', tmp_path/'x'))
@@ -434,4 +444,15 @@ def test_bench_commands(tmp_path, capsys):
         assert mae_bench([name, *flags, '--output', str(tmp_path/f'{name}.json')]) == 0, capsys.readouterr().err
         found = json.loads((tmp_path/f'{name}.json').read_text())
         assert found['benchmark'] == name and found['machine']['versions']['torch'] == torch.__version__.split('+')[0] and found['result']
-    assert mae_bench(['step', '--precision', 'fp12']) != 0
+    for flags,said in ((['step', '--precision', 'fp12'], "got 'fp12'"), (['tokens', '--rounds', '0'], 'rounds must be at least 1, got 0'),
+                       (['loader', '--images', '10'], 'images=10 do not fill a batch: batch_size=50'), (['step', '--model', 'vit'], "no model 'vit'")):
+        assert mae_bench(flags) == 2 and said in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as m:
+        m.setitem(sys.modules, 'transformers', None)
+        assert mae_bench(['step', *tiny]) == 2 and 'pip install transformers' in capsys.readouterr().err
+
+def test_commands_need_no_unix():
+    "Modules that only Unix has are looked for where they are needed."
+    code = "import sys; sys.modules.update(resource=None, fcntl=None); from mae_nb.cli import mae_data; sys.exit(mae_data(['stats']))"
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout.startswith('--mean 0.28'), r.stderr
