@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['bad_input', 'sides', 'numbers', 'Parser', 'show_default', 'parser_for', 'guarded', 'mae_pretrain', 'mae_report',
-           'sub_command', 'IndexConfig', 'mae_data', 'mae_bench']
+           'sub_command', 'mae_data', 'mae_bench']
 
 # %% ../nbs/7_engine/51_cli.ipynb #808ae6b9
 import argparse, difflib, os, sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from fastcore.docments import docments
 from .pretrain import PretrainConfig, pretrain
 from .recipes import describe, recipe
 from .report import table, write_report
-from .pack import LookConfig, PackConfig, index_shards, pack, say_check, say_stats
+from .pack import IndexConfig, LookConfig, PackConfig, index_shards, pack, say_check, say_stats
 from .bench import bench, benches
 
 # %% ../nbs/7_engine/51_cli.ipynb #f9e64ce3
@@ -137,11 +137,6 @@ def sub_command(
     return guarded(f'{prog} {part}', lambda: do(cls(**given)))
 
 # %% ../nbs/7_engine/51_cli.ipynb #2f87487d
-@dataclass(frozen=True)
-class IndexConfig:
-    "List what is in shards that somebody else has made, so that they open at once and can be read from afar."
-    shards:str = '.' # folder of shards, or a pattern as in x-{000..146}.tar
-
 def mae_data(
     argv=None, # Arguments; the process's own if not given
 )->int: # Exit code
