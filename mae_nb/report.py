@@ -7,26 +7,44 @@ __all__ = ['page', 'machine', 'held_out', 'reconstruction_picture', 'probe_run',
            'write_report']
 
 # %% ../nbs/4_paper/28_report.ipynb #96202d1a
-import html, json, os, platform
+import html, json, os, platform, subprocess
 from importlib.metadata import version
 from pathlib import Path
 import torch
 from matplotlib.figure import Figure
+from . import images
 from .mae import MaskedAutoencoderViT
 from .show import show_reconstruction
 from .data import load_images, normalise
 from .augment import CentreView, sample_generator
+from .distributed import pick_device
 from .checkpoint import save_json, write_whole
 from .loop import read_log
 from .pretrain import load_pretrained
 from .knn import extract_features, probe, raw_pixels
 
 # %% ../nbs/4_paper/28_report.ipynb #af9d263a
-def machine()->dict: # Hardware and versions
-    "Say where numbers were made."
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(hardware=gpu or f'{os.cpu_count()} CPU cores', threads=torch.get_num_threads(),
-                python=platform.python_version(), **{p: version(p) for p in ('torch', 'torchvision', 'timm')})
+def _commit():
+    "The commit of this code, with a + if it was changed since; None where that isn't known."
+    def git(*args): return subprocess.run(['git', '-C', Path(images.__file__).parent, *args], capture_output=True, text=True).stdout.strip()
+    try:
+        if not git('ls-files', 'images.py'): return None  # installed, perhaps below somebody else's repository
+        return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
+    except OSError: return None  # there is no git
+
+def machine(
+    device=None, # Where it runs
+)->dict: # What a number was measured on: `device`, `cpu`, `cores`, `threads`, `python`, `versions`, `commit`
+    "Describe hardware, versions and commit."
+    device = pick_device(device)
+    try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
+    found = {}
+    for p in ('torch', 'torchvision', 'timm', 'transformers', 'pillow', 'torchcodec', 'nvidia-nvimgcodec-cu13'):
+        try: found[p] = version(p)
+        except ImportError: pass
+    return dict(device=torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu', cpu=cpu, cores=os.cpu_count(),
+                threads=torch.get_num_threads(), python=platform.python_version(), versions=found, commit=_commit())
 
 # %% ../nbs/4_paper/28_report.ipynb #aa348e49
 def held_out(
@@ -38,9 +56,7 @@ def held_out(
 
 def _images(job, split):
     "A run's images, turned as the run had them turned."
-    data = job['data']
-    if split == 'test' and ('://' in data or data.endswith('.tar')): raise FileNotFoundError(f'{data} are shards to train on; there are none to test on')
-    return load_images(data, split, job['data_root'], upright=job.get('upright', False))
+    return load_images(job['data'], split, job['data_root'], upright=job['upright'])
 
 # %% ../nbs/4_paper/28_report.ipynb #10008aa3
 def reconstruction_picture(
@@ -110,6 +126,11 @@ def results_table(
             'and a closed-form linear probe; encoder features are means over patches.</p>')
 
 # %% ../nbs/4_paper/28_report.ipynb #00ebbe2a
+def _line(m):
+    "A machine on one line."
+    flat = {**m, **m['versions']}; del flat['versions']
+    return ', '.join(f'{k} {v}' for k,v in flat.items())
+
 def report_text(
     job:dict, # The run's configuration
     log:list, # Its records
@@ -123,7 +144,7 @@ def report_text(
     if job['norm_pix_loss']: painted += (' The model predicts normalised pixels: each painted patch '
                                          'borrows its true mean and deviation, and looks better for it.')
     told = dict(title=title, lead=f'{job["model"]} on {job["data"]}: {lead}.', job=json.dumps(job, indent=1),
-                painted=painted, machine=', '.join(f'{k} {v}' for k,v in machine().items()))
+                painted=painted, machine=_line(machine()))
     return page.format(results=results_table(rows), **{k: html.escape(v) for k,v in told.items()})
 
 # %% ../nbs/4_paper/28_report.ipynb #799388d2
@@ -139,7 +160,7 @@ def write_report(
     write_whole(run/'reconstruction.png', lambda tmp: fig.savefig(tmp, format='png'))
     try: rows = probe_run(run, say)
     except (FileNotFoundError, ValueError) as e: rows = []; say(f'no probes: {e}')
-    save_json(dict(rows=rows, job=job, last=log[-1] if log else None, **machine()), run/'results.json')
+    save_json(dict(rows=rows, job=job, last=log[-1] if log else None, machine=machine()), run/'results.json')
     text = report_text(job, log, rows, f'Masked autoencoder: {run.name}')
     write_whole(run/'report.html', lambda tmp: tmp.write_text(text, encoding='utf-8'))
     return rows
