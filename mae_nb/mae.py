@@ -5,16 +5,20 @@
 # %% auto #0
 __all__ = ['mae_configs', 'MAEConfig', 'MAEOutput', 'MaskedAutoencoderViT', 'mae_config', 'mae_model', 'mae_vit_tiny_patch16',
            'mae_vit_small_patch16', 'mae_vit_base_patch16', 'mae_vit_large_patch16', 'mae_vit_huge_patch14',
-           'mae_vit_micro_patch4', 'mae_vit_nano_patch4']
+           'mae_vit_micro_patch4', 'mae_vit_nano_patch4', 'ClassifierConfig', 'classifier_config', 'ViTClassifier']
 
 # %% ../nbs/2_model/08_mae.ipynb #e3afce80
-import difflib
+import difflib, math
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
-from torch import Tensor
+from fastcore.basics import patch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 from .patches import grid_size
+from .positions import sincos_2d
 from .masking import num_keep, take_patches
-from .encoder import MAEEncoder, vit_sizes
+from .blocks import init_patch_embed, init_weights
+from .encoder import MAEEncoder, layer_norm, vit_sizes
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PixelTarget, masked_mse
 
@@ -38,32 +42,31 @@ class MAEConfig:
     std:tuple = None # Per-channel standard deviation that they were divided by, if known
 
     def __post_init__(self):
-        side = self.img_size
-        fixed = dict(img_size=(side, side) if isinstance(side, int) else tuple(side))  # lists come from JSON
-        for k in ('mean', 'std'):
-            v = getattr(self, k)
-            fixed[k] = None if v is None else tuple(float(x) for x in v)
-        for k,v in fixed.items(): object.__setattr__(self, k, v)
         _check(self)
+        if self.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {self.loss_on!r}")
+        if self.norm_pix_loss and self.patch_size == self.in_chans == 1:
+            raise ValueError('norm_pix_loss needs patches of more than one number: a single one has no deviation')
 
 # %% ../nbs/2_model/08_mae.ipynb #205efaa5
 def _check(c):
-    "Refuse what makes no model, with the offending numbers."
+    "Bring shapes to one form (lists come from JSON); refuse what makes no model, with the offending numbers."
+    side = c.img_size
+    object.__setattr__(c, 'img_size', (side, side) if isinstance(side, int) else tuple(side))
+    for k in ('mean', 'std'):
+        if (v := getattr(c, k)) is not None: object.__setattr__(c, k, tuple(float(x) for x in v))
     whole = lambda v: type(v) is int and v > 0
     if len(c.img_size) != 2 or not all(whole(s) for s in c.img_size):
         raise ValueError(f'img_size must be one side or (H, W), in whole pixels, got {c.img_size}')
-    for k in ('patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads',
-              'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
-        if not whole(getattr(c, k)): raise ValueError(f'{k} must be a whole number above 0, got {getattr(c, k)!r}')
+    counts = ('patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'num_classes')
+    for k in counts:
+        if hasattr(c, k) and not whole(getattr(c, k)): raise ValueError(f'{k} must be a whole number above 0, got {getattr(c, k)!r}')
     grid_size(c.img_size, c.patch_size)
     for part in ('', 'decoder_'):
+        if not hasattr(c, f'{part}embed_dim'): continue
         D,heads = getattr(c, f'{part}embed_dim'), getattr(c, f'{part}num_heads')
         if D % 4: raise ValueError(f'{part}embed_dim must be a multiple of 4 (sine, cosine; w, h), got {D}')
         if D % heads: raise ValueError(f'{part}embed_dim={D} is no multiple of {part}num_heads={heads}')
     if c.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {c.mlp_ratio}')
-    if c.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {c.loss_on!r}")
-    if c.norm_pix_loss and c.patch_size == c.in_chans == 1:
-        raise ValueError('norm_pix_loss needs patches of more than one number: a single one has no deviation')
     if (c.mean is None) != (c.std is None): raise ValueError(f'mean and std belong together, got {c.mean} and {c.std}')
     for k in ('mean', 'std'):
         v = getattr(c, k)
@@ -177,3 +180,85 @@ def mae_vit_micro_patch4(**kw):
 def mae_vit_nano_patch4(**kw):
     "96 wide, 4 deep, for 28x28 images of one channel; decoder 64 x 1 (ours): learns in minutes on a CPU."
     return mae_model('mae_vit_nano_patch4', **kw)
+
+# %% ../nbs/2_model/08_mae.ipynb #33811564
+@dataclass(frozen=True)
+class ClassifierConfig:
+    "Everything that fixes a classifier's shapes; saved beside its weights."
+    img_size:tuple = (224, 224) # Image `(H, W)` in pixels, or one side
+    patch_size:int = 16 # Patch side, in pixels
+    in_chans:int = 3 # Image channels
+    embed_dim:int = 768 # Width
+    depth:int = 12 # Blocks
+    num_heads:int = 12 # Attention heads
+    mlp_ratio:float = 4. # Hidden width of an MLP, in widths
+    num_classes:int = 1000 # Classes
+    pool:str = 'avg' # What the head sees: `'avg'`, the mean over patches, normalised, or `'token'`, the normalised CLS token
+    drop_path:float = 0. # Stochastic depth: chance that the last block's branches are left out; rises linearly from 0 at the first
+    batch_norm:bool = False # BatchNorm without affine before the linear map, as in the paper's linear probe
+    mean:tuple = None # Per-channel mean that was subtracted from images, if known
+    std:tuple = None # Per-channel standard deviation that they were divided by, if known
+    classes:tuple = None # Names of the classes, if known
+
+    def __post_init__(self):
+        _check(self)
+        if self.classes is not None: object.__setattr__(self, 'classes', tuple(self.classes))
+        if self.pool not in ('avg', 'token'): raise ValueError(f"pool must be 'avg' or 'token', got {self.pool!r}")
+        if not 0 <= self.drop_path < 1: raise ValueError(f'drop_path must be in [0, 1), got {self.drop_path}')
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f'{len(self.classes)} names of classes, but num_classes={self.num_classes}')
+
+# %% ../nbs/2_model/08_mae.ipynb #e0d692da
+def classifier_config(
+    cfg, # An `MAEConfig`, or the name of a preset
+    num_classes:int, # Classes
+    **overrides # Fields of `ClassifierConfig` to change
+)->ClassifierConfig: # For the same encoder
+    "Put a head in the place of a decoder."
+    cfg = mae_config(cfg) if isinstance(cfg, str) else cfg
+    known = [f.name for f in fields(ClassifierConfig)]
+    for k in overrides:
+        if k not in known: raise _near('field', k, known)
+    shared = {k: getattr(cfg, k) for k in known if hasattr(cfg, k)}
+    return ClassifierConfig(**{**shared, 'num_classes': num_classes, **overrides})
+
+# %% ../nbs/2_model/08_mae.ipynb #2a60ec46
+class ViTClassifier(VisionTransformer):
+    "timm's ViT with MAE's initialisation and head: parameter names are those of the official fine-tuned checkpoints."
+    def __init__(self,
+        cfg:ClassifierConfig=ClassifierConfig(), # Shapes
+        head_std:float=2e-5, # Deviation of the head's first weights: 2e-5 to fine-tune, 0.01 to probe, as in the release
+    ):
+        c = cfg
+        super().__init__(img_size=c.img_size, patch_size=c.patch_size, in_chans=c.in_chans, embed_dim=c.embed_dim, depth=c.depth,
+                         num_heads=c.num_heads, mlp_ratio=c.mlp_ratio, num_classes=c.num_classes, global_pool=c.pool,
+                         drop_path_rate=c.drop_path, norm_layer=layer_norm, weight_init='skip')
+        self.cfg,self.grid,self.still = cfg,grid_size(c.img_size, c.patch_size),0
+        self.apply(init_weights)
+        init_patch_embed(self.patch_embed.proj)
+        nn.init.normal_(self.cls_token, std=0.02)
+        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None])  # a start: fine-tuning moves them
+        nn.init.trunc_normal_(self.head.weight, std=head_std)
+        if c.batch_norm: self.head = nn.Sequential(nn.BatchNorm1d(c.embed_dim, affine=False, eps=1e-6), self.head)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.blocks[:self.still].eval()  # frozen blocks are as they were: none of their branches is left out
+        return self
+
+# %% ../nbs/2_model/08_mae.ipynb #67894ad7
+@patch
+def tune(self:ViTClassifier,
+    blocks:float=None, # How many of the last blocks are trained, with the norm and the head; all of the model if not given
+)->ViTClassifier: # The same model
+    "Choose what is trained (Fig. 9): 0 the linear head alone, 0.5 also the last block's MLP and the norms, `depth` everything."
+    N = len(self.blocks)
+    blocks = N if blocks is None else blocks
+    if not 0 <= blocks <= N or 2*blocks % 1: raise ValueError(f'blocks to tune must be 0, 0.5, 1, 1.5, ... {N}, got {blocks}')
+    whole = int(blocks)
+    self.still = N - math.ceil(blocks)
+    self.requires_grad_(blocks == N)
+    parts = [self.head] + [self.norm, self.fc_norm, *self.blocks[N - whole:]]*(blocks > 0)
+    if blocks % 1: parts += [self.blocks[self.still].norm2, self.blocks[self.still].mlp]
+    for part in parts: part.requires_grad_(True)
+    return self.train(self.training)
