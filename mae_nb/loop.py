@@ -217,8 +217,10 @@ class Journal:
 def __call__(self:Journal,
     record:dict, # From `train`
 )->None:
-    "Take a record, and write down those that are complete."
+    "Take a record, and write down those that are complete; what an evaluation found (`val`) at once."
     self.bar.update()
+    if found := record.pop('val', None):
+        for out in self.outs: out(step=record['step'], epoch=record['step']/self.steps_per_epoch, **found)
     self.losses.put(record)
     self.take()
 

@@ -7,7 +7,7 @@ __all__ = ['PretrainConfig', 'model_config', 'mask_scores', 'Job', 'prepare', 'p
            'load_pretrained', 'pretrain']
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #ef06c1b1
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import torch
@@ -16,12 +16,12 @@ from .mae import MAEConfig, MaskedAutoencoderViT, mae_config
 from .images import EncodedImages, decode_with
 from .data import channel_stats, load_images, normalise
 from .augment import Skipped, TrainView, augmentations, train_loader
-from .optim import Average, lr_at, make_adamw, scaled_lr
-from .distributed import Signals, Together, World, first_does, gather_losses, join_world, pick_device, shard_model, split_batch
+from .optim import lr_at, make_adamw, scaled_lr
+from .distributed import World, gather_losses, pick_device, split_batch
 from .checkpoint import load_strictly, load_weights, read_tensors, seed_all
 from .loop import Meter, train
 from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_attention, pick_linear, pick_precision, seconds_per_pass
-from .runs import State, find_checkpoint, one_at_a_time, open_run, restore, work
+from .runs import State, check_fields, make_state, run_job
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #a823ab7d
 @dataclass(frozen=True)
@@ -89,15 +89,9 @@ def _settle(c):
         if isinstance(getattr(c, k), list): object.__setattr__(c, k, tuple(getattr(c, k)))
     whole = dict(epochs=1, batch_size=1, max_steps=1, log_every=1, num_workers=0, seed=0, accum_iter=1, effective_batch=1,
                  masks_per_image=1, save_every=1, max_corrupt=0, keep=1, milestone_epochs=1, patch_size=1, decoder_embed_dim=1, decoder_depth=1)
-    for k,least in dict(whole, blr=0, min_lr=0, warmup_epochs=0, weight_decay=0, clip_grad=0, ema=0).items():
-        v = getattr(c, k)
-        if v is None and type(c).__dataclass_fields__[k].default is None: continue
-        if k in whole and type(v) is not int: raise ValueError(f'{k} must be a whole number, got {v!r}')
-        if not v >= least: raise ValueError(f'{k} must be at least {least}, got {v}')  # refuses nan, too
     one_of = dict(precision=(None, 'bf16', 'fp16', 'fp32'), loss_on=('removed', 'all'), mask_sampling=('random', 'block', 'grid'),
                   augment=augmentations, reader=('fast', 'pil'))
-    for k,known in one_of.items():
-        if getattr(c, k) not in known: raise ValueError(f'{k} must be one of {[v for v in known if v]}, got {getattr(c, k)!r}')
+    check_fields(c, dict(whole, blr=0, min_lr=0, warmup_epochs=0, weight_decay=0, clip_grad=0, ema=0), one_of)
     if not 0 < c.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {c.mask_ratio}')
     if not 0 < c.crop_min <= 1: raise ValueError(f'crop_min must be in (0, 1], got {c.crop_min}')
     if c.ema is not None and not c.ema < 1: raise ValueError(f'ema must be below 1, got {c.ema}')
@@ -199,13 +193,7 @@ def begin(
     job:Job, # What was made of it
 )->State: # Before the first step
     "Make what training changes."
-    average = Average(job.model, cfg.ema) if cfg.ema is not None else None
-    if cfg.compile:
-        for block in (*job.model.blocks, *job.model.decoder_blocks): block.compile()
-    if cfg.shard and average: shard_model(average.model, job.world)
-    together = Together(job.model, job.world, cfg.shard)
-    scaler = torch.amp.GradScaler(job.world.device.type, enabled=job.precision == 'fp16')
-    return State(together, make_adamw(job.model, job.lr, cfg.weight_decay), scaler, average)
+    return make_state(cfg, job, lambda: make_adamw(job.model, job.lr, cfg.weight_decay))
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #4c9bd57d
 def steps(
@@ -266,17 +254,4 @@ def pretrain(
     say=print, # Called with lines for the reader
 )->Path: # Folder of the run
     "Pre-train into a run folder, from the beginning or from a checkpoint, in this process or in all that `torchrun` started."
-    with join_world(cfg.device) as world, Signals() as signals, one_at_a_time(cfg.output_dir, world.first):
-        tell = say if world.first else lambda line: print(f'rank {world.rank}: {line}')  # each process meets images of its own
-        if not world.first: say = lambda line: None
-        folder,info = first_does(lambda: find_checkpoint(cfg.resume, cfg.output_dir, say), world)
-        if info and not (cfg.accum_iter or cfg.effective_batch): cfg = replace(cfg, effective_batch=info['effective_batch'])
-        job = prepare(cfg, world)
-        run = first_does(lambda: open_run(cfg, job, folder, info), world)
-        if world.first: say(plan(cfg, job))
-        state = begin(cfg, job)
-        if folder: restore(job, state, folder, info); say(f'resumed  {folder} after step {state.done}')
-        meter = meter_for(cfg, job, state)
-        work(cfg, job, state, steps(cfg, job, state, meter, tell), meter, run, signals, info['window'] if info else ())
-    say(f'saved    {run}: config.json, log.jsonl, checkpoints, model.safetensors, model.json, loss.png')
-    return run
+    return run_job(cfg, prepare, plan, begin, steps, meter_for, say)

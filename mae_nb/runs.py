@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['is_run', 'new_run', 'one_at_a_time', 'State', 'save_state', 'restore', 'differences', 'refuse_another',
-           'find_checkpoint', 'open_run', 'work']
+           'find_checkpoint', 'open_run', 'work', 'check_fields', 'make_state', 'run_job']
 
 # %% ../nbs/3_training/19_runs.ipynb #418d39bd
 import json, shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 import torch
 from .optim import Average
-from .distributed import Agreement, Signals, Stopped, Together, first_does, gather
+from .distributed import Agreement, Signals, Stopped, Together, first_does, gather, join_world, shard_model
 from .checkpoint import (check_checkpoint, full_state, newest_checkpoint, prune_checkpoints, read_json, read_tensors, restore_state,
                                rng_state, save_checkpoint, save_json, set_rng_state, write_whole)
 from .loop import Journal, Meter, read_log, show_losses
@@ -209,3 +209,60 @@ def work(
             raise
         journal.settle()
         if state.done > saved or not (run/'model.safetensors').is_file(): save()
+
+# %% ../nbs/3_training/19_runs.ipynb #c0085f71
+def check_fields(
+    c, # A job, a dataclass
+    at_least:dict, # Smallest value of each field that is a number
+    one_of:dict=None, # Known values of each field that is a choice; None may be among them
+)->None:
+    "Refuse what makes no job, naming the field and its value: whole numbers where the field is an `int`; a default of None may stay."
+    about = type(c).__dataclass_fields__
+    for k,least in at_least.items():
+        v = getattr(c, k)
+        if v is None and about[k].default is None: continue
+        if about[k].type is int and type(v) is not int: raise ValueError(f'{k} must be a whole number, got {v!r}')
+        if type(v) not in (int, float): raise ValueError(f'{k} must be a number, got {v!r}')
+        if not v >= least: raise ValueError(f'{k} must be at least {least}, got {v}')  # refuses nan, too
+    for k,known in (one_of or {}).items():
+        if getattr(c, k) not in known: raise ValueError(f'{k} must be one of {[v for v in known if v]}, got {getattr(c, k)!r}')
+
+# %% ../nbs/3_training/19_runs.ipynb #8e3d859c
+def make_state(
+    cfg, # The job: `ema`, `compile` and `shard` are heeded
+    job, # What was made of it: `model`, `world`, `precision`
+    optimizer_of, # Called with nothing, once the model is where it trains; returns its optimiser
+)->State: # Before the first step
+    "Make what training changes."
+    average = Average(job.model, cfg.ema) if cfg.ema is not None else None
+    if cfg.compile:
+        for block in (*job.model.blocks, *getattr(job.model, 'decoder_blocks', ())): block.compile()
+    if cfg.shard and average: shard_model(average.model, job.world)
+    together = Together(job.model, job.world, cfg.shard)
+    scaler = torch.amp.GradScaler(job.world.device.type, enabled=job.precision == 'fp16')
+    return State(together, optimizer_of(), scaler, average)
+
+def run_job(
+    cfg, # The job
+    prepare, # `(cfg, world) -> job`: refuses bad values before anything is written
+    plan, # `(cfg, job) -> str`: what is about to happen
+    begin, # `(cfg, job) -> State`
+    steps, # `(cfg, job, state, meter, say)`: trains while it yields records
+    meter_for, # `(cfg, job, state) -> Meter`
+    say=print, # Called with lines for the reader
+)->Path: # Folder of the run
+    "Run a job into its folder, from the beginning or from a checkpoint, in this process or in all that `torchrun` started."
+    with join_world(cfg.device) as world, Signals() as signals, one_at_a_time(cfg.output_dir, world.first):
+        tell = say if world.first else lambda line: print(f'rank {world.rank}: {line}')  # each process meets images of its own
+        if not world.first: say = lambda line: None
+        folder,info = first_does(lambda: find_checkpoint(cfg.resume, cfg.output_dir, say), world)
+        if info and not (cfg.accum_iter or cfg.effective_batch): cfg = replace(cfg, effective_batch=info['effective_batch'])
+        job = prepare(cfg, world)
+        run = first_does(lambda: open_run(cfg, job, folder, info), world)
+        if world.first: say(plan(cfg, job))
+        state = begin(cfg, job)
+        if folder: restore(job, state, folder, info); say(f'resumed  {folder} after step {state.done}')
+        meter = meter_for(cfg, job, state)
+        work(cfg, job, state, steps(cfg, job, state, meter, tell), meter, run, signals, info['window'] if info else ())
+    say(f'saved    {run}: {", ".join(p.name for p in sorted(run.iterdir()) if p.suffix or p.is_dir())}')
+    return run
