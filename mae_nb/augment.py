@@ -272,6 +272,7 @@ class _Batches(Dataset):
         raise CorruptImage(f'20 images in a row cannot be read; the last: {met[-1][1]}')
 
     def __getitems__(self, keys):
+        if hasattr(self.view, 'batch'): return *self.view.batch([i for _,i in keys]), []  # it is in memory
         source = self.view.dataset
         data = source.read_many([i for _,i in keys]) if isinstance(source, EncodedImages) else [None]*len(keys)
         out,scores,met = None,[],[]

@@ -241,6 +241,11 @@ class ViTClassifier(VisionTransformer):
         nn.init.trunc_normal_(self.head.weight, std=head_std)
         if c.batch_norm: self.head = nn.Sequential(nn.BatchNorm1d(c.embed_dim, affine=False, eps=1e-6), self.head)
 
+    def forward(self,
+        x:Tensor, # Images `(B, C, H, W)`, or what the head sees of them, `(B, D)`
+    )->Tensor: # Logits `(B, num_classes)`
+        return self.head(x) if x.ndim == 2 else super().forward(x)
+
     def train(self, mode=True):
         super().train(mode)
         self.blocks[:self.still].eval()  # frozen blocks are as they were: none of their branches is left out
