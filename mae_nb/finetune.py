@@ -317,11 +317,11 @@ class FinetuneConfig:
     drop_path:float = 0. # stochastic depth: chance that the last block's branches are left out; rises linearly from 0
     epochs:int = 20 # passes over the images
     max_steps:int = None # stop after so many optimiser steps
-    batch_size:int = 128 # images per process and forward pass
+    batch_size:int = 64 # images per process and forward pass
     accum_iter:int = None # passes per optimiser step; what effective_batch asks for, or 1, if not given
     effective_batch:int = None # images per optimiser step; batch_size * accum_iter * processes if not given
     optimizer:str = 'adamw' # 'adamw' or 'lars'
-    blr:float = 2e-3 # base learning rate: lr = blr * effective batch / 256
+    blr:float = 5e-3 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 1e-6 # learning rate at the end
     warmup_epochs:float = 2. # epochs of linear warm-up
     weight_decay:float = 0.05 # not for biases, norms, positions and the CLS token
@@ -442,6 +442,8 @@ def make_model(
     if cfg.img_size: shapes['img_size'] = cfg.img_size
     if cfg.mean or not shapes.get('mean'): shapes['mean'],shapes['std'] = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
     if not cfg.encoder: shapes['in_chans'] = len(shapes['mean'])
+    channels = 3 if isinstance(dataset, EncodedImages) else len(dataset[0][0])
+    if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the model takes {shapes["in_chans"]}')
     seed_all(cfg.seed)
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_std)
     return start_from(model, state, there, cfg.encoder) if cfg.encoder else model

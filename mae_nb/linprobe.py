@@ -21,7 +21,7 @@ class LinprobeConfig(FinetuneConfig):
     epochs:int = 90 # passes over the images; 50 are enough for ViT-L and ViT-H
     batch_size:int = 512 # images per process and forward pass
     optimizer:str = 'lars' # 'lars' or 'adamw'
-    blr:float = 0.1 # base learning rate: lr = blr * effective batch / 256
+    blr:float = 3.2 # base learning rate: lr = blr * effective batch / 256; 0.1 for batches of 16384: the same lr, 6.4
     min_lr:float = 0. # learning rate at the end
     warmup_epochs:float = 10. # epochs of linear warm-up
     weight_decay:float = 0. # none

@@ -8,10 +8,11 @@ from mae_nb import pretrain as engine
 from mae_nb.cli import mae_pretrain
 from mae_nb.data import TensorImages
 from mae_nb.mae import MaskedAutoencoderViT
+from mae_nb.pretrain import PretrainConfig
 from mae_nb.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
 
-IMAGENET = [n for n,r in recipes.items() if r.config.data == 'imagenet']
+IMAGENET = [n for n,r in recipes.items() if isinstance(r.config, PretrainConfig) and r.config.data == 'imagenet']
 
 class Captured(Exception): pass
 

@@ -1,0 +1,395 @@
+"Evaluation's protocols: each value of a recipe is read back where it acts; runs that are stopped go on; wrong checkpoints are refused."
+import json, math, os, subprocess, sys
+from dataclasses import asdict, replace
+from pathlib import Path
+import numpy as np, pytest, torch, torch.nn.functional as F
+from torch import nn
+from mae_nb import finetune as engine
+from mae_nb.augment import sample_generator, seeded
+from mae_nb.checkpoint import read_tensors, save_weights
+from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain
+from mae_nb.data import TensorImages, fashion
+from mae_nb.finetune import ClassView, FinetuneConfig, begin, evaluate, finetune, label_share, load_classifier, loss_for, prepare, steps
+from mae_nb.knn import extract_features, knn_rank, linear_predict, load_encoder
+from mae_nb.linprobe import LinprobeConfig
+from mae_nb.loop import read_log
+from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, ViTClassifier, classifier_config, mae_config
+from mae_nb.optim import layer_groups, make_lars
+from mae_nb.partial import PartialConfig, tune_partially
+from mae_nb.pretrain import PretrainConfig
+from mae_nb.recipes import recipe, recipes
+
+ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
+ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')
+QUIET = dict(say=lambda line: None)
+JUDGES = {n: r.config for n,r in recipes.items() if not isinstance(r.config, PretrainConfig)}
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory): return tmp_path_factory.mktemp('tuned')
+
+def keep(folder, seed=0, **changes):
+    "A pre-trained run's weights, without the pre-training."
+    torch.manual_seed(seed)
+    model = MaskedAutoencoderViT(mae_config('mae_vit_nano_patch4', **dict(dict(mean=(0.28,), std=(0.35,)), **changes)))
+    save_weights(model.state_dict(), asdict(model.cfg), folder)
+    return str(folder)
+
+@pytest.fixture(scope='module')
+def mae(home): return keep(home/'mae')
+
+# -- recipes, typed again from the paper's tables and the release
+
+NINE = dict(base=(100, 5e-4, .65, .1), large=(50, 1e-3, .75, .2), huge=(50, 1e-3, .75, .3))  # release: epochs, blr, layer decay, drop path
+PAPER = dict(base=(100, 1e-3, .75, .1), large=(50, 1e-3, .75, .1), huge=(50, 1e-3, .75, .2))  # Table 9
+ELEVEN = dict(base=(300, .1), large=(200, .2), huge=(200, .2))  # Table 11: epochs, drop path
+DEPTH = dict(base=12, large=24, huge=32)
+
+@pytest.fixture(scope='module')
+def photographs():
+    g = torch.Generator().manual_seed(0)
+    return TensorImages(torch.randint(256, (8192, 3, 8, 8), dtype=torch.uint8, generator=g), torch.arange(8192) % 10)
+
+def read_back(monkeypatch, photographs, cfg, depth, **shapes):
+    "What the loop is given, on a model as small as can be, with as many blocks as the recipe's."
+    got = {}
+    def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
+    small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
+    monkeypatch.setattr(engine, 'load_images', lambda *_: photographs)
+    monkeypatch.setattr(engine, 'mae_config', lambda name: MAEConfig(**small))
+    monkeypatch.setattr(engine, 'train', capture)
+    if cfg.encoder: monkeypatch.setattr(engine, 'read_weights', lambda *_: (MaskedAutoencoderViT(MAEConfig(**small)).state_dict(), small))
+    batch = dict(effective_batch=1024, batch_size=32) if cfg.effective_batch > 8192 else {}  # there are 8192 images
+    cfg = replace(cfg, device='cpu', num_workers=0, img_size=None, **batch)
+    job = prepare(cfg); state = begin(cfg, job)
+    with pytest.raises(RuntimeError): next(steps(cfg, job, state, **QUIET))  # StopIteration in a generator
+    return cfg, job, state, got
+
+def by_name(job, optimizer):
+    names = {id(p): n for n,p in job.model.named_parameters()}
+    return {names[id(p)]: g for g in optimizer.param_groups for p in g['params']}
+
+@pytest.mark.parametrize('name', [n for n in JUDGES if 'finetune' in n or 'scratch' in n or '_inat' in n or '_places' in n])
+def test_fine_tuning_recipes(name, monkeypatch, photographs):
+    "Tables 9 and 11, the release's notes, A.5: epochs, rates per block, decay, drop path, schedule, augmentation, head."
+    size = name.split('_vit_')[1].split('_')[0]; scratch = 'scratch' in name; release = name.startswith('release')
+    epochs,blr,decay,path = NINE[size] if release else PAPER[size]
+    if scratch: epochs,path = ELEVEN[size]; blr = 1e-4
+    if '_inat' in name or '_places' in name: epochs = 100
+    cfg,job,state,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
+    depth,groups = DEPTH[size],by_name(job, got['optimizer'])
+    assert len(groups) == len(list(job.model.parameters())) and isinstance(got['optimizer'], torch.optim.AdamW)
+    effective,warm = (4096, 20) if scratch else (1024, 5)
+    assert job.effective_batch == effective and job.total_steps == epochs*8192//effective
+    assert {g['betas'] for g in groups.values()} == {(0.9, 0.95) if scratch else (0.9, 0.999)}
+    for n,g in groups.items():
+        spared = job.model.get_parameter(n).ndim == 1 or (not scratch and n in ('pos_embed', 'cls_token'))
+        assert g['weight_decay'] == (0 if spared else 0.3 if scratch else 0.05), n
+        layer = 0 if n.split('.')[0] in ('pos_embed', 'cls_token', 'patch_embed') else int(n.split('.')[1]) + 1 if n.startswith('blocks') else depth + 1
+        assert g.get('lr_scale', 1.) == pytest.approx(1. if scratch else decay**(depth + 1 - layer)), n
+    peak,per = blr*effective/256,8192//effective
+    lr_of,W,T = got['lr_of'],warm*per,job.total_steps
+    end = 0. if scratch else 1e-6
+    assert lr_of(0) == 0 and lr_of(W/2) == pytest.approx(peak/2) and lr_of(W) == pytest.approx(peak) and lr_of(T) == pytest.approx(end, abs=1e-12)
+    assert lr_of((W + T)/2) == pytest.approx((peak + end)/2)
+    rates = [getattr(b.drop_path1, 'drop_prob', 0.) for b in job.model.blocks]
+    assert rates == pytest.approx([path*i/(depth - 1) for i in range(depth)], abs=1e-6) and [getattr(b.drop_path2, 'drop_prob', 0.) for b in job.model.blocks] == rates
+    view = got['batches'].view
+    assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and job.model.global_pool == 'avg'
+    assert len(view.change.ops) == 15 and {(op.magnitude, op.magnitude_std, op.prob) for op in view.change.ops} == {(9, 0.5, 0.5)} and view.change.num_layers == 2
+    assert (view.erase.probability, view.erase.per_pixel, view.erase.max_count) == (0.25, True, 1) if release else view.erase is None
+    assert (state.average is not None) == scratch and (not scratch or cfg.ema == 0.9999)
+    std = job.model.head.weight.std().item()
+    assert std == pytest.approx(0.02 if scratch else 2e-5, rel=0.3) and (job.model.head.bias == 0).all()
+    assert got['clip_grad'] is None and job.model.cfg.batch_norm is False and cfg.smoothing == 0.1 and (cfg.mixup, cfg.cutmix) == (0.8, 1.)
+
+@pytest.mark.parametrize('name', [n for n in JUDGES if 'linprobe' in n])
+def test_linear_probe_recipes(name, monkeypatch, photographs):
+    "Table 10: LARS, no decay, BatchNorm without affine, random crops and flips only."
+    size = name.split('_vit_')[1]
+    cfg,job,state,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
+    assert (JUDGES[name].effective_batch, JUDGES[name].blr, JUDGES[name].warmup_epochs, JUDGES[name].min_lr) == (16384, 0.1, 10, 0)
+    assert JUDGES[name].epochs == (50 if name.startswith('release') and size != 'base' else 90)
+    assert [n for n,p in job.model.named_parameters() if p.requires_grad] == ['head.1.weight', 'head.1.bias']
+    bn = job.model.head[0]
+    assert isinstance(bn, nn.BatchNorm1d) and not bn.affine and bn.eps == 1e-6 and job.model.global_pool == 'token'
+    assert [(type(got['optimizer']).__name__, g['weight_decay'], g['momentum'], g['always_adapt']) for g in got['optimizer'].param_groups] == [
+        ('Lars', 0., 0.9, True), ('Lars', 0., 0.9, False)]
+    view = got['batches'].view
+    assert (view.kind, view.scale, view.flip, view.change, view.erase) == ('clip_crop', (0.08, 1.), True, None, None)
+    assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0) and job.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
+
+@pytest.mark.parametrize('name', [n for n in JUDGES if 'partial' in n])
+def test_partial_recipes(name, monkeypatch, photographs):
+    blocks = float(name.split('blocks')[1])
+    cfg,job,_,got = read_back(monkeypatch, photographs, JUDGES[name], 24)
+    first = 24 - math.ceil(blocks)
+    learns = {n for n,p in job.model.named_parameters() if p.requires_grad}
+    assert {n for n in learns if not n.startswith('blocks')} == {'head.weight', 'head.bias', 'fc_norm.weight', 'fc_norm.bias'}
+    assert {int(n.split('.')[1]) for n in learns if n.startswith('blocks')} == set(range(first, 24))
+    half = {n.split('.', 2)[2] for n in learns if n.startswith(f'blocks.{first}.')}
+    assert ('attn.qkv.weight' in half) == (blocks != 0.5) and 'mlp.fc1.weight' in half and 'norm2.bias' in half
+    assert set(by_name(job, got['optimizer'])) == learns
+    job.model.train()
+    assert [b.training for b in job.model.blocks] == [i >= first for i in range(24)]
+
+# -- the parts
+
+def test_lars_against_a_restatement():
+    "The first fifty steps beside the rule, written out."
+    torch.manual_seed(0)
+    lin = nn.Linear(16, 5); opt = make_lars(lin, 6.4)
+    w,m = [p.detach().clone() for p in lin.parameters()],[torch.zeros_like(p) for p in lin.parameters()]
+    for _ in range(50):
+        grads = [torch.randn_like(p)*s for p,s in zip(lin.parameters(), (1., 1e-3))]
+        for i,(p,g) in enumerate(zip(lin.parameters(), grads)):
+            p.grad = g.clone()
+            if g.ndim > 1: g = g*(0.001*w[i].norm()/g.norm())
+            m[i] = 0.9*m[i] + g; w[i] = w[i] - 6.4*m[i]
+        opt.step()
+    assert max((p - q).abs().max() for p,q in zip(lin.parameters(), w)) < 1e-6
+
+def test_mixup_targets(mae):
+    "Targets of a mixed batch: smoothed, mixed by one number per batch, of pairs that mirror each other."
+    cfg = FinetuneConfig(encoder=mae, mixup=0.8, cutmix=1., smoothing=0.1, batch_size=8, device='cpu')
+    job = prepare(cfg); state = begin(cfg, job); seen = []
+    state.together.call = lambda x: job.model(seen.append(x) or x)
+    imgs,labels = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8), torch.arange(8)
+    calls = []
+    import unittest.mock as mock
+    with mock.patch('torch.nn.functional.cross_entropy', lambda a, b, **kw: calls.append((b, kw)) or a.sum()): 
+        loss_of = loss_for(cfg, job, state)
+        for _ in range(40): loss_of((imgs.clone(), labels))
+    kinds = set()
+    for x,(target,kw) in zip(seen, calls):
+        assert kw == dict(label_smoothing=0.) and torch.allclose(target.sum(1), torch.ones(8)) and target.min() == pytest.approx(0.01)
+        lam = (target[0,0] - 0.01)/0.9
+        expected = torch.full((8, 10), 0.01)
+        for i in range(8): expected[i,i] += 0.9*lam; expected[i,7-i] += 0.9*(1 - lam)
+        assert torch.allclose(target, expected, atol=1e-5)
+        own = (imgs.float()/255 - 0.28)/0.35
+        blend = lam*own + (1 - lam)*own.flip(0)
+        kinds.add('mixup' if torch.allclose(x, blend, atol=1e-4) else 'cutmix')
+        if not torch.allclose(x, blend, atol=1e-4): assert ((x == own) | (x == own.flip(0))).all()  # each pixel is one image's
+    assert kinds == {'mixup', 'cutmix'}
+
+def test_randaugment_survives_posterize():
+    "Many images through the paper's policy, also of one channel: none fails."
+    for c in 1, 3:
+        view = ClassView(TensorImages(torch.randint(256, (8, c, 16, 16), dtype=torch.uint8)), (16, 16), policy='rand-m9-mstd0.5-inc1', mean=(.5,)*c, std=(.2,)*c)
+        assert all(view[e, e % 8][0].shape == (c, 16, 16) for e in range(1500))
+
+def test_reference_transform():
+    "RandAugment and erasing are timm's: with one chance, its own pipeline gives the same image."
+    from timm.data.transforms_factory import transforms_imagenet_train
+    from torchvision.transforms import functional as tvf
+    mean,std = (.485, .456, .406),(.229, .224, .225)
+    img = TensorImages(torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
+    ours = ClassView(img, (32, 32), policy='rand-m9-mstd0.5-inc1', reprob=0.25, mean=mean, std=std)
+    theirs = transforms_imagenet_train(32, color_jitter=None, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic', re_prob=0.25, re_mode='pixel', mean=mean, std=std)
+    for s in range(200):
+        pil = tvf.to_pil_image(torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(s)))
+        op = theirs.transforms
+        with seeded(sample_generator(9, s)): a = ours.distort(pil)
+        with seeded(sample_generator(9, s)):
+            try: b = op[-1](op[-2](op[-3](op[2](pil))))
+            except ValueError as e: assert 'bits' in str(e); continue  # the mended operation
+        assert torch.allclose(a, b, atol=1e-6), s
+
+def test_label_share_and_its_images():
+    s = label_share(fashion(), 0.01, 3)
+    assert s.labels.bincount().tolist() == [10]*10 and all(int(s[i][1]) == int(s.labels[i]) for i in range(100))
+
+# -- evaluation and probes
+
+def brute_force(bank, labels, feats, k, t):
+    rank = []
+    for f in feats:
+        sim = [(F.cosine_similarity(f, b, dim=0).item(), int(y)) for b,y in zip(bank, labels)]
+        votes = np.zeros(int(labels.max()) + 1)
+        for s,y in sorted(sim, key=lambda x: -x[0])[:k]: votes[y] += math.exp(s/t)
+        rank.append(np.argsort(-votes, kind='stable'))
+    return torch.tensor(np.array(rank))
+
+@pytest.mark.parametrize('k,bank_chunk,chunk', [(1, 7, 5), (5, 64, 1000), (20, 10, 3), (20, 1000, 1000), (50, 7, 4)])
+def test_knn_is_brute_force(k, bank_chunk, chunk):
+    g = torch.Generator().manual_seed(k)
+    bank,feats,labels = torch.randn(60, 6, generator=g), torch.randn(23, 6, generator=g), torch.arange(60) % 4
+    found = knn_rank(bank, labels, feats, k, 0.07, 4, chunk, bank_chunk)
+    expected = brute_force(bank, labels, feats, k, 0.07)
+    assert torch.equal(found[:,0], expected[:,0])
+    if k >= 20: assert torch.equal(found, expected)  # with fewer neighbours several classes have no vote at all
+
+def test_lars_probe_comes_near_the_closed_form(mae, home):
+    "On the same cached features: 90 epochs of LARS beside ridge regression."
+    cfg = LinprobeConfig(encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
+    top1 = [r['top1'] for r in read_log(finetune(cfg, **QUIET)/'log.jsonl') if 'top1' in r][-1]
+    job = prepare(cfg)
+    closed = 100*(linear_predict(job.view.feats, job.view.labels, job.test.feats) == job.test.labels).float().mean().item()
+    assert top1 > 60 and abs(top1 - closed) < 3, (top1, closed)
+
+def test_probe_with_and_without_cache(mae):
+    "Fixed crops: cached features and images through the frozen encoder give the same losses."
+    losses = [[r['loss'].item() for r in steps(cfg, prepare(cfg), **QUIET)] for cache in (True, False)
+              for cfg in [LinprobeConfig(encoder=mae, cache=cache, max_steps=5, labels=0.1, batch_size=100, device='cpu')]]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+def test_half_a_block_learns_and_nothing_else_moves(mae, home):
+    run = tune_partially(PartialConfig(encoder=mae, tuned_blocks=0.5, max_steps=3, device='cpu', labels=0.1, output_dir=home/'half', ema=0.5), **QUIET)
+    before,after = read_tensors(Path(mae)/'model.safetensors'),read_tensors(run/'model.safetensors')
+    moved = {k.rsplit('.', 1)[0] for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])}
+    assert moved == {'blocks.3.norm2', 'blocks.3.mlp.fc1', 'blocks.3.mlp.fc2'}
+
+TWO = """
+import json, sys, torch
+from mae_nb.data import TensorImages, fashion
+from mae_nb.distributed import join_world
+from mae_nb.finetune import evaluate, load_classifier
+s = fashion('test')
+with join_world('cpu') as world:
+    model = load_classifier(sys.argv[1])
+    if world.rank: [b.add_(1) for b in model.buffers()]     # other statistics: the first one's count
+    for n in (1, 7, 997): found = evaluate(model, TensorImages(s.imgs[:n], s.labels[:n]), world, batch_size=100)
+    if world.first: print(json.dumps(found))
+"""
+
+@linux
+@pytest.mark.parametrize('processes', [2, 3])
+def test_every_image_counts_once(processes, mae, home):
+    if not (home/'three').exists():
+        finetune(LinprobeConfig(encoder=mae, max_steps=30, device='cpu', output_dir=home/'three'), **QUIET)
+        (home/'two.py').write_text(TWO)
+    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', str(processes), str(home/'two.py'), str(home/'three')],
+                       env=ENV, capture_output=True, text=True, timeout=200)
+    assert r.returncode == 0, r.stderr
+    s = fashion('test')
+    alone = evaluate(load_classifier(home/'three'), TensorImages(s.imgs[:997], s.labels[:997]), batch_size=100)
+    found = json.loads(r.stdout.strip().splitlines()[-1])
+    assert (found['images'], found['top1'], found['top5']) == (997, alone['top1'], alone['top5'])
+    assert found['loss'] == pytest.approx(alone['loss'], abs=1e-9)
+
+# -- runs
+
+HARD = ['--max_steps', '12', '--batch_size', '16', '--labels', '0.1', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--mixup', '0.8', '--cutmix', '1.0',
+        '--rand_augment', 'rand-m9-mstd0.5-inc1', '--reprob', '0.25', '--drop_path', '0.2', '--ema', '0.9', '--keep', '9']
+
+@pytest.fixture(scope='module')
+def whole(mae, home):
+    assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'whole'), *HARD]) == 0
+    return home/'whole'
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
+    "Stopped in step 6 by SIGTERM: with mixup, cutmix, RandAugment, erasing, stochastic depth and an average, the same bytes come out."
+    import signal
+    run,inner = home/f'stopped-{workers}',engine.train
+    def stops(*args):
+        for r in inner(*args):
+            if r['step'] == 6: os.kill(os.getpid(), signal.SIGTERM)
+            yield r
+    flags = ['--encoder', mae, '--output_dir', str(run), *HARD, '--num_workers', str(workers)]
+    monkeypatch.setattr(engine, 'train', stops)
+    assert mae_finetune(flags) == 128 + signal.SIGTERM
+    monkeypatch.setattr(engine, 'train', inner)
+    assert mae_finetune([*flags, '--resume', 'auto']) == 0
+    for f in 'model.safetensors', 'ema.safetensors', 'checkpoints/step-00000012/optim.safetensors':
+        assert (run/f).read_bytes() == (whole/f).read_bytes(), f
+    a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_log(x/'log.jsonl')] for x in (run, whole))
+    assert a == b and len([x for x in a if x[2] is not None]) == 1
+
+def test_seed_matters(whole, mae, home):
+    assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'other'), *HARD, '--seed', '1']) == 0
+    assert (home/'other'/'model.safetensors').read_bytes() != (whole/'model.safetensors').read_bytes()
+
+@linux
+def test_two_processes_fine_tune(mae, home):
+    "Without chance that belongs to a batch, two processes learn what one does; the linear probe runs by two as well."
+    flags = ['--encoder', mae, '--max_steps', '8', '--log_every', '1', '--labels', '0.1', '--device', 'cpu', '--effective_batch', '32']
+    assert mae_finetune([*flags, '--batch_size', '32', '--output_dir', str(home/'one')]) == 0
+    def two(command, *more):
+        r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/command), *flags, '--batch_size', '16', *more],
+                           env=ENV, capture_output=True, text=True, timeout=300)
+        assert r.returncode == 0, r.stderr
+    two('mae_finetune', '--output_dir', str(home/'two'))
+    a,b = ([r for r in read_log(home/x/'log.jsonl')] for x in ('one', 'two'))
+    assert [r['loss'] for r in a if 'loss' in r] == pytest.approx([r['loss'] for r in b if 'loss' in r], abs=1e-5)
+    assert [r['top1'] for r in a if 'top1' in r] == pytest.approx([r['top1'] for r in b if 'top1' in r], abs=0.2)
+    two('mae_linprobe', '--output_dir', str(home/'two-probe'))
+    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/'mae_knn'), '--encoder', mae, '--labels', '0.1', '--device', 'cpu',
+                        '--output', str(home/'knn2.json')], env=ENV, capture_output=True, text=True, timeout=200)
+    assert r.returncode == 0, r.stderr
+    assert mae_knn(['--encoder', mae, '--labels', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
+    assert json.loads((home/'knn1.json').read_text())['result'] == json.loads((home/'knn2.json').read_text())['result']
+
+def test_readme_in_two_commands(home, capsys):
+    "From mae_pretrain's own output to a classifier, which mae_eval then judges as the log does."
+    pre,tuned = str(home/'pre'),str(home/'pre_tuned')
+    assert mae_pretrain(['--output_dir', pre, '--max_steps', '60', '--warmup_epochs', '0.2', '--device', 'cpu']) == 0
+    assert mae_finetune(['--encoder', pre, '--output_dir', tuned, '--max_steps', '200', '--labels', '0.2', '--eval_every', '99', '--device', 'cpu', '--warmup_epochs', '1']) == 0
+    top1 = [r['top1'] for r in read_log(home/'pre_tuned'/'log.jsonl') if 'top1' in r][-1]
+    assert top1 > 40  # ten classes
+    assert mae_eval(['--model', tuned, '--data', 'fashion', '--output', str(home/'eval.json'), '--device', 'cpu', '--reader', 'fast']) == 0
+    assert json.loads((home/'eval.json').read_text())['results']['top1'] == pytest.approx(top1, abs=0.11)
+
+# -- refused
+
+def refused(capsys, command, *flags):
+    assert command([*map(str, flags), '--device', 'cpu']) == 2
+    return capsys.readouterr().err
+
+def test_wrong_checkpoints(mae, home, whole, capsys):
+    out = ['--output_dir', home/'never']
+    wide = keep(home/'wide', embed_dim=48)
+    said = refused(capsys, mae_finetune, '--encoder', wide, '--model', 'mae_vit_nano_patch4', *out)
+    assert 'embed_dim: 48 there, 96 wanted' in said
+    state = {k: v for k,v in read_tensors(Path(mae)/'model.safetensors').items() if k.startswith('decoder')}
+    save_weights(state, json.loads((Path(mae)/'model.json').read_text()), home/'decoder')
+    assert 'missing' in (said := refused(capsys, mae_finetune, '--encoder', home/'decoder', *out)) and 'blocks.0.attn.qkv.weight' in said
+    torch.save(dict(model=state), home/'decoder.pth')
+    assert 'no encoder in it' in refused(capsys, mae_finetune, '--encoder', home/'decoder.pth', *out)
+    three = home/'folder'
+    for split in 'train', 'val':
+        for c in 'abc':
+            (three/split/c).mkdir(parents=True, exist_ok=True)
+            from PIL import Image
+            for i in range(2): Image.new('RGB', (28, 28), (i*90, 0, 99)).save(three/split/c/f'{i}.png')
+    tuned3 = ViTClassifier(classifier_config(mae_config('mae_vit_nano_patch4', in_chans=3), 5))
+    save_weights(tuned3.state_dict(), asdict(tuned3.cfg), home/'five')
+    said = refused(capsys, mae_finetune, '--encoder', home/'five', '--data', three, '--batch_size', 2, *out)
+    assert 'num_classes: 5 there, 3 wanted' in said and 'fine-tuned' in said
+    assert 'has no head' in refused(capsys, mae_eval, '--model', mae, '--data', 'fashion')
+    import pickle
+    class Code:
+        def __reduce__(self): return os.system, (f'touch {home}/executed',)
+    torch.save(dict(model=Code()), home/'code.pth')
+    assert 'nothing else is unpickled' in refused(capsys, mae_finetune, '--encoder', home/'code.pth', *out)
+    assert not (home/'executed').exists() and not (home/'never').exists()
+    (home/'cut.pth').write_bytes((home/'decoder.pth').read_bytes()[:500])
+    assert 'cut.pth' in refused(capsys, mae_finetune, '--encoder', home/'cut.pth', *out)
+    assert 'nowhere' in refused(capsys, mae_finetune, '--encoder', home/'nowhere', *out)
+
+def test_wrong_data(mae, home, capsys):
+    from PIL import Image
+    def folder(name, **classes):
+        for split,names in classes.items():
+            for c in names:
+                (home/name/split/c).mkdir(parents=True)
+                for i in range(4): Image.new('RGB', (28, 28), (i, 9, 9)).save(home/name/split/c/f'{i}.png')
+        return home/name
+    enc = keep(home/'rgb', in_chans=3, mean=(.5,)*3, std=(.2,)*3)
+    flags = ['--encoder', enc, '--batch_size', 2, '--output_dir', home/'never']
+    assert "['b', 'c']" in refused(capsys, mae_finetune, *flags, '--data', folder('differ', train='ab', val='ac'))
+    (home/'bare').mkdir(); Image.new('RGB', (28, 28)).save(home/'bare'/'x.png')
+    assert 'without a class' in refused(capsys, mae_finetune, *flags, '--data', home/'bare')
+    said = refused(capsys, mae_finetune, '--encoder', mae, '--data', folder('fine', train='ab', val='ab'), '--batch_size', 2, '--output_dir', home/'never')
+    assert 'images of 3 channels, and the model takes 1' in said
+    assert 'lower batch_size' in refused(capsys, mae_finetune, '--encoder', enc, '--data', home/'fine', '--output_dir', home/'never')
+
+@pytest.mark.parametrize('flags,named', [
+    ('--labels 0', 'labels'), ('--batch_size 15 --mixup 0.8', 'even'), ('--tuned_blocks 9', '9'), ('--tuned_blocks 0.3', '0.3'), ('--drop_path 1', 'drop_path'),
+    ('--layer_decay 0', 'layer_decay'), ('--optimizer lars', 'layer_decay'), ('--rand_augment m9', 'rand_augment'), ('--cache', 'frozen'), ('--pool max', 'max'),
+    ('--recipe paper_vit_base_1600', 'another command'), ('--recipe paper_finetune_vit_bas', 'did you mean'), ('--smoothing nan', 'smoothing'), ('--betas 0.9', 'betas'),
+    ('--crop_pct 0', 'crop_pct'), ('--model mae_vit_nan_patch4', 'did you mean'), ('--eval_every 0', 'eval_every')])
+def test_bad_values(flags, named, mae, home, capsys):
+    assert named in refused(capsys, mae_finetune, '--encoder', mae, '--output_dir', home/'never', *flags.split())
+    assert not (home/'never').exists()

@@ -1,0 +1,79 @@
+"""Pre-trained against scratch on Fashion-MNIST (the part on board), with 1 %, 10 % and 100 % of the labels: one row a run.
+
+    OMP_NUM_THREADS=1 python tools/fashion_labels.py results/fashion_labels.csv --seeds 0 1 2
+
+A seed is everything's: the weights at the start, the masks, the order, and which labels are known. What is done is not done again: runs
+are kept in runs/fashion and go on where they were stopped. About half an hour a seed on one core.
+"""
+import argparse, csv
+from dataclasses import replace
+from pathlib import Path
+import torch
+from mae_nb.checkpoint import read_json, seed_all
+from mae_nb.data import load_images
+from mae_nb.finetune import FinetuneConfig, finetune, label_share
+from mae_nb.knn import extract_features, knn_predict, linear_predict, load_encoder, raw_pixels
+from mae_nb.linprobe import LinprobeConfig
+from mae_nb.loop import read_log
+from mae_nb.mae import MaskedAutoencoderViT
+from mae_nb.pretrain import PretrainConfig, load_pretrained, pretrain
+from mae_nb.report import machine
+
+PRETRAIN = PretrainConfig(epochs=100, warmup_epochs=5., device='cpu')
+EPOCHS = {0.01: (300, 50), 0.1: (60, 64), 1.: (15, 64)}  # share of the labels: epochs, batch size; from scratch three times as long
+TUNE = FinetuneConfig(encoder='-', device='cpu', eval_every=10_000, blr=5e-3, warmup_epochs=2.)
+SCRATCH = replace(TUNE, encoder=None, model=PRETRAIN.model, layer_decay=None, head_std=0.02)
+
+def tuned(base, home, seed, share, **values):
+    "Train a classifier, unless it is there; accuracy and length of the run."
+    epochs,batch = EPOCHS[share]
+    epochs *= 1 if base.encoder else 3
+    cfg = replace(base, seed=seed, labels=share, epochs=epochs, batch_size=batch, warmup_epochs=epochs/20, resume='auto', **values,
+                  output_dir=f'{home}/{"tune" if base.encoder else "scratch"}-{share:g}-{seed}')
+    log = read_log(finetune(cfg)/'log.jsonl')
+    return dict(top1=[r for r in log if 'top1' in r][-1]['top1'], epochs=epochs, steps=log[-1]['step'], seconds=next(r['seconds'] for r in log[::-1] if 'seconds' in r))
+
+def probed(run, home, seed, share, n):
+    "The linear probe of the paper, on cached features."
+    batch = min(512, n)
+    cfg = LinprobeConfig(encoder=run, pool='avg', labels=share, seed=seed, batch_size=batch, blr=6.4*256/batch, epochs=round(90*19/(n//batch)),
+                         device='cpu', eval_every=10_000, resume='auto', output_dir=f'{home}/linear-{share:g}-{seed}')
+    log = read_log(finetune(cfg, say=lambda line: None)/'log.jsonl')
+    return dict(top1=[r for r in log if 'top1' in r][-1]['top1'], epochs=cfg.epochs, steps=log[-1]['step'])
+
+def frozen(features, seed):
+    "kNN and the closed-form probe on features `(train, test)`, for each share of the labels."
+    (f,y),(g,z) = features
+    accuracy = lambda pred: round(100*(pred == z).float().mean().item(), 2)
+    for share in EPOCHS:
+        ids = torch.arange(len(y)) if share == 1 else label_share(load_images('fashion'), share, seed).ids
+        for method,predict in ('kNN', lambda *a: knn_predict(*a, k=min(20, len(ids)//10))), ('linear, closed form', linear_predict):
+            yield dict(method=method, labels=len(ids), top1=accuracy(predict(f[ids], y[ids], g)))
+
+def one_seed(home, seed):
+    "All rows of a seed."
+    run = pretrain(replace(PRETRAIN, seed=seed, output_dir=f'{home}/pretrain-{seed}', resume='auto'))
+    sets = [load_images('fashion', split) for split in ('train', 'test')]
+    seed_all(seed); untrained = MaskedAutoencoderViT(load_pretrained(run).cfg).eval()
+    for start,model in ('pre-trained', load_encoder(run)), ('random', untrained), ('pixels', None):
+        feats = [raw_pixels(s, (28, 28)) if model is None else extract_features(model, s) for s in sets]
+        for row in frozen(feats, seed): yield dict(start=start, **row)
+    for share in EPOCHS:
+        n = round(share*len(sets[0]))
+        yield dict(start='pre-trained', method='linear, LARS', labels=n, **probed(run, home, seed, share, n))
+        yield dict(start='pre-trained', method='fine-tuned', labels=n, **tuned(TUNE, home, seed, share, encoder=str(run)))
+        yield dict(start='random', method='fine-tuned', labels=n, **tuned(SCRATCH, home, seed, share))
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('table', type=Path, help='CSV file to write')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    p.add_argument('--home', default='runs/fashion', help='folder for the runs')
+    args = p.parse_args()
+    m = machine('cpu')
+    on = dict(cpu=m['cpu'], threads=m['threads'], python=m['python'], torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
+    columns = ['seed', 'start', 'method', 'labels', 'top1', 'epochs', 'steps', 'seconds', *on]
+    with open(args.table, 'w', newline='') as f:
+        table = csv.DictWriter(f, columns); table.writeheader()
+        for seed in args.seeds:
+            for row in one_seed(args.home, seed): table.writerow(dict(row, seed=seed, **on)); f.flush()
