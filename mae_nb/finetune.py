@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tvf
 from tqdm.auto import tqdm
 from .mae import ClassifierConfig, ViTClassifier, mae_config
 from .images import EncodedImages, decode_with
-from .data import channel_stats, load_images, normalise
+from .data import channel_stats, load_images, normalise, on_board
 from .augment import (CentreView, Skipped, augment, augmentations, load_one, sample_generator, seeded, share_loader,
                             train_loader)
 from .optim import lr_at, make_adamw, make_lars, scaled_lr
@@ -167,8 +167,8 @@ def read_weights(
     path, # A run, a checkpoint, or a file in the official layout
     ema:bool=False, # The moving average of a run's weights instead
 )->tuple[dict,dict]: # Tensors by name; shapes: fields of `MAEConfig` or of `ClassifierConfig`
-    "Read weights, and what is known about their shapes."
-    path = Path(path)
+    "Read weights, and what is known about their shapes; `'fashion_nano'` is on board."
+    path = Path(on_board(path))
     if path.is_file():
         state = read_file(path)
         return state, shapes_of(state, path)
@@ -297,7 +297,7 @@ def rows_of(
 @dataclass(frozen=True)
 class FinetuneConfig:
     "A classifier to train: an encoder and a head. The defaults fine-tune a small encoder on the images on board in minutes, on a CPU."
-    encoder:str = None # run or checkpoint of mae_pretrain, or an official .pth file; random weights if not given: from scratch
+    encoder:str = None # run or checkpoint of mae_pretrain, an official .pth file, 'fashion_nano' (on board); random weights if not given: from scratch
     encoder_ema:bool = False # start from the moving average that the run kept
     data:str = 'fashion' # 'fashion' (on board), a set of torchvision (CIFAR10, ...), a folder of images or shards, hf:NAME, inat2018, ...
     data_root:str = None # where torchvision or Hugging Face keep their sets; folder of a set that comes with lists

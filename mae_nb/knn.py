@@ -144,7 +144,7 @@ def load_encoder(
 @dataclass(frozen=True)
 class KnnConfig:
     "Nearest neighbours in the features of a frozen encoder: nothing is trained."
-    encoder:str = None # run or checkpoint of mae_pretrain, or an official .pth file
+    encoder:str = None # run or checkpoint of mae_pretrain, an official .pth file, or 'fashion_nano' (on board)
     encoder_ema:bool = False # the moving average that the run kept
     data:str = 'fashion' # 'fashion' (on board), a set of torchvision (CIFAR10, ...), a folder of images or shards, hf:NAME, inat2018, ...
     data_root:str = None # where torchvision or Hugging Face keep their sets; folder of a set that comes with lists

@@ -14,7 +14,7 @@ import torch
 from .masking import block_scores, grid_scores, num_keep
 from .mae import MAEConfig, MaskedAutoencoderViT, mae_config
 from .images import EncodedImages, decode_with
-from .data import channel_stats, load_images, normalise
+from .data import channel_stats, load_images, normalise, on_board
 from .augment import Skipped, TrainView, augmentations, train_loader
 from .optim import lr_at, make_adamw, scaled_lr
 from .distributed import World, gather_losses, pick_device, split_batch
@@ -241,7 +241,8 @@ def load_pretrained(
     device=None, # Where to put the model
     ema:bool=False, # The moving average of the weights instead
 )->MaskedAutoencoderViT: # In evaluation mode
-    "Load the model of a run, strictly."
+    "Load the model of a run, strictly; `'fashion_nano'` is on board."
+    run = on_board(run)
     state,config = load_weights(run)
     if ema:
         if not (Path(run)/'ema.safetensors').is_file(): raise FileNotFoundError(f'{run} kept no moving average (ema)')

@@ -28,6 +28,10 @@ def check(folder):
     run(python.parent/'mae_pretrain', '--help', cwd=folder, stdout=subprocess.DEVNULL)
     run(python.parent/'mae_pretrain', '--max_steps', 2, '--output_dir', 'run', cwd=folder)
     run(python.parent/'mae_report', 'run', cwd=folder)
+    run(python.parent/'mae_finetune', '--encoder', 'run', '--max_steps', 2, '--rand_augment', 'rand-m9-mstd0.5-inc1', '--mixup', 0.8, '--output_dir', 'tuned', cwd=folder)
+    run(python.parent/'mae_linprobe', '--encoder', 'run', '--max_steps', 2, '--output_dir', 'probe', cwd=folder)
+    run(python.parent/'mae_knn', '--encoder', 'run', '--labels', 0.1, cwd=folder)
+    run(python.parent/'mae_eval', '--model', 'tuned', '--data', 'fashion', cwd=folder)
     run(python.parent/'mae_data', 'check', cwd=folder)
     run(python.parent/'mae_bench', 'tokens', '--model', 'mae_vit_tiny_patch16', '--rounds', 1, '--ratios', '', '--sizes', '', '--depths', '', cwd=folder)
 
