@@ -36,7 +36,7 @@ def seeded(
     "Let torch, numpy and Python draw what belongs to a sample, for code that takes no generator; then put them back."
     word = int(torch.randint(2**32, (), generator=generator))
     old = torch.get_rng_state(),np.random.get_state(),random.getstate()
-    torch.manual_seed(word); np.random.seed(word); random.seed(word)
+    torch.default_generator.manual_seed(word); np.random.seed(word); random.seed(word)  # not torch.manual_seed: it would seed the GPUs, too
     try: yield
     finally: torch.set_rng_state(old[0]); np.random.set_state(old[1]); random.setstate(old[2])
 

@@ -8,7 +8,7 @@ __all__ = ['heads_of', 'imagenet_mean', 'imagenet_std', 'rand_augment', 'ClassVi
            'rows_of', 'FinetuneConfig', 'Job', 'labelled_sets', 'make_model', 'FeatureView', 'pooled', 'prepare',
            'tune_flops', 'plan', 'begin', 'loss_for', 'judge', 'steps', 'meter_for', 'finetune', 'load_classifier']
 
-# %% ../nbs/4_paper/21_finetune.ipynb #05eaed26
+# %% ../nbs/4_paper/21_finetune.ipynb #1b32cf95
 import argparse, math, pickle
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +16,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
@@ -43,7 +44,8 @@ def rand_augment(
     from timm.data.auto_augment import rand_augment_transform
     try: change = rand_augment_transform(policy, dict(translate_const=int(min(size)*0.45), interpolation=Image.BICUBIC,
                                                       img_mean=tuple(min(255, round(255*m)) for m in mean)))
-    except (AssertionError, ValueError, KeyError) as e: raise ValueError(f'rand_augment={policy!r} is no policy of timm, like rand-m9-mstd0.5-inc1') from e
+    except (AssertionError, ValueError, KeyError) as e:
+        raise ValueError(f'rand_augment={policy!r} is no policy of timm, like rand-m9-mstd0.5-inc1') from e
     for op in change.ops:
         if op.name.startswith('Posterize'): op.aug_fn = partial(_posterize, op.aug_fn)
     return change
@@ -52,7 +54,7 @@ def _posterize(posterize, img, bits, **kw):
     "What Pillow did before: an image of no bits is black."
     return posterize(img, bits, **kw) if bits > 0 else img.point(lambda v: 0)
 
-# %% ../nbs/4_paper/21_finetune.ipynb #32aa72cc
+# %% ../nbs/4_paper/21_finetune.ipynb #f78433de
 class ClassView(Dataset):
     "A data set as fine-tuning sees it: each sample an augmented image and its class."
     def __init__(self,
@@ -82,19 +84,28 @@ class ClassView(Dataset):
     )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, or a normalised float32 one where erasing is on; and its class
         return self.sample(key[1], sample_generator(self.seed, *key))
 
-    def sample(self, index, generator, data=None):
-        "Load and augment; all chance is the sample's."
-        img = load_one(self.dataset, index, self.reader, data, crop=True)
-        img = augment(img, self.size, generator, self.kind, self.scale, self.flip)
-        if self.change or self.erase:
-            with seeded(generator): img = self.distort(img)
-        return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
+# %% ../nbs/4_paper/21_finetune.ipynb #8f9af8d8
+@patch
+def sample(self:ClassView,
+    index:int, # Which image
+    generator:torch.Generator, # Source of chance
+    data=None, # Its bytes, if they are at hand
+)->tuple[Tensor,Tensor]: # As from `self[epoch, index]`
+    "Load and augment; all chance is the sample's."
+    img = load_one(self.dataset, index, self.reader, data, crop=True)
+    img = augment(img, self.size, generator, self.kind, self.scale, self.flip)
+    if self.change or self.erase:
+        with seeded(generator): img = self.distort(img)
+    return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
 
-    def distort(self, img):
-        "RandAugment, then erasing of the normalised image: timm's, which ask the process for chance."
-        if self.change: img = self.change(tvf.to_pil_image(img) if isinstance(img, Tensor) else img)
-        if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
-        return self.erase(normalise(img, self.mean, self.std)) if self.erase else img
+@patch
+def distort(self:ClassView,
+    img, # uint8 `(C, H, W)`, or a Pillow image
+):  # A Pillow image, or a tensor: uint8, or normalised float32 where erasing is on
+    "RandAugment, then erasing of the normalised image: timm's, which ask the process for chance."
+    if self.change: img = self.change(tvf.to_pil_image(img) if isinstance(img, Tensor) else img)
+    if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
+    return self.erase(normalise(img, self.mean, self.std)) if self.erase else img
 
 # %% ../nbs/4_paper/21_finetune.ipynb #25a302f6
 class _Some(Dataset):
@@ -141,6 +152,7 @@ def read_file(
         raise ValueError(f'{path} holds no dictionary of tensors')
     return found
 
+# %% ../nbs/4_paper/21_finetune.ipynb #a736195e
 heads_of = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # widths of the paper's and timm's ViTs; a file doesn't tell its heads
 imagenet_mean,imagenet_std = (0.485, 0.456, 0.406),(0.229, 0.224, 0.225)
 
@@ -159,10 +171,12 @@ def shapes_of(
                   mlp_ratio=state['blocks.0.mlp.fc1.weight'].shape[0]/D)
     if C == 3: shapes |= dict(mean=imagenet_mean, std=imagenet_std)
     head = next((state[k] for k in ('head.weight', 'head.1.weight') if k in state), None)
-    if head is not None: shapes |= dict(num_classes=len(head), batch_norm='head.0.running_mean' in state, pool='avg' if 'fc_norm.weight' in state else 'token')
+    if head is not None:
+        pool = 'avg' if 'fc_norm.weight' in state else 'token'
+        shapes |= dict(num_classes=len(head), batch_norm='head.0.running_mean' in state, pool=pool)
     return shapes
 
-# %% ../nbs/4_paper/21_finetune.ipynb #936b99a3
+# %% ../nbs/4_paper/21_finetune.ipynb #a89d58ef
 def read_weights(
     path, # A run, a checkpoint, or a file in the official layout
     ema:bool=False, # The moving average of a run's weights instead
@@ -177,6 +191,7 @@ def read_weights(
     if 'embed_dim' not in shapes: raise ValueError(f'{path}: model.json describes no ViT, it has {sorted(shapes)}')
     return (read_tensors(path/'ema.safetensors') if ema else state), shapes
 
+# %% ../nbs/4_paper/21_finetune.ipynb #7bb03c64
 def fit_positions(
     table:Tensor, # Positions with CLS first, `(1, 1+L, D)`
     grid:tuple, # Rows and columns that they are for
@@ -233,7 +248,7 @@ def outputs_of(
         with torch.no_grad(), autocast(torch.device(device), precision): out = predict(normalise(imgs.to(device), *stats))
         if labels is not None: yield out.float().cpu(), labels
 
-# %% ../nbs/4_paper/21_finetune.ipynb #fe8cc5ff
+# %% ../nbs/4_paper/21_finetune.ipynb #e705f4a0
 def count_right(
     outputs, # Yields logits `(B, classes)` and labels `(B,)`: this process's share
     world:World=World(), # Who shares the work
@@ -255,6 +270,7 @@ def count_right(
     if not n: raise ValueError('there is no image to evaluate on')
     return dict(images=n, top1=100*one/n, top5=100*five/n, loss=loss/n)
 
+# %% ../nbs/4_paper/21_finetune.ipynb #02cd9110
 def evaluate(
     model:ViTClassifier, # On its device
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -385,16 +401,20 @@ def _settle(c):
     if not (c.encoder or c.model): raise ValueError('give encoder, a pre-trained run to start from, or model, a preset to train from scratch')
     _agree(c)
 
+# %% ../nbs/4_paper/21_finetune.ipynb #1fb84ad9
 def _agree(c):
     "Refuse values that contradict each other."
-    if (c.mixup or c.cutmix) and c.batch_size % 2: raise ValueError(f'mixup and cutmix pair the images of a batch: batch_size must be even, got {c.batch_size}')
+    if c.encoder and Path(c.output_dir).resolve() in (start := Path(on_board(c.encoder)).resolve(), *start.parents):
+        raise ValueError(f'the run starts from {c.encoder}, so it cannot have {c.output_dir} for its own folder: give another output_dir')
+    if (c.mixup or c.cutmix) and c.batch_size % 2:
+        raise ValueError(f'mixup and cutmix pair the images of a batch: batch_size must be even, got {c.batch_size}')
     if c.optimizer == 'lars' and c.layer_decay is not None: raise ValueError('LARS has no layer_decay: leave it out')
     chance = dict(augment=c.augment != 'none', flip=c.flip, rand_augment=c.rand_augment, reprob=c.reprob, mixup=c.mixup, cutmix=c.cutmix)
     if c.cache and (c.tuned_blocks != 0 or any(chance.values()) or c.shard):
         raise ValueError(f"cache needs a frozen encoder and fixed images: tuned_blocks=0, augment='none', flip=False, no shard; "
                          f'got tuned_blocks={c.tuned_blocks}, and chance in {[k for k,v in chance.items() if v]}')
 
-# %% ../nbs/4_paper/21_finetune.ipynb #1fb84ad9
+# %% ../nbs/4_paper/21_finetune.ipynb #c2c5dfe2
 @dataclass
 class Job:
     "Everything that a run needs, made from its configuration before anything is written."
@@ -410,7 +430,6 @@ class Job:
     precision:str # 'fp32', 'bf16' or 'fp16'
     world:World # Who is in the run
 
-# %% ../nbs/4_paper/21_finetune.ipynb #9116f425
 def labelled_sets(
     cfg:FinetuneConfig, # The job
 )->tuple[Dataset,Dataset,int,tuple]: # Training set; test set, or None; number of classes; their names, or None
@@ -427,6 +446,7 @@ def labelled_sets(
     n = len(names) if names else int(sets[0].labels.max()) + 1
     return label_share(sets[0], cfg.labels, cfg.seed), sets[1], n, tuple(map(str, names)) if names else None
 
+# %% ../nbs/4_paper/21_finetune.ipynb #bfee3a3e
 def make_model(
     cfg:FinetuneConfig, # The job
     dataset:Dataset, # Its images
@@ -448,7 +468,7 @@ def make_model(
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_std)
     return start_from(model, state, there, cfg.encoder) if cfg.encoder else model
 
-# %% ../nbs/4_paper/21_finetune.ipynb #c2c5dfe2
+# %% ../nbs/4_paper/21_finetune.ipynb #99eb9a47
 class FeatureView(Dataset):
     "Features in memory, served as images are."
     def __init__(self,
@@ -465,6 +485,7 @@ def pooled(
     "What the head sees."
     return lambda imgs: model.forward_head(model.forward_features(imgs), pre_logits=True)
 
+# %% ../nbs/4_paper/21_finetune.ipynb #9d8a2351
 def prepare(
     cfg:FinetuneConfig, # The job
     world:World=None, # Who is in the run; this process alone, if not given
@@ -479,7 +500,8 @@ def prepare(
     accum_iter,effective = split_batch(cfg.batch_size, cfg.accum_iter, cfg.effective_batch, world.size)
     if effective > len(dataset): raise ValueError(f'a step needs {effective} images, and there are {len(dataset)}: lower batch_size')
     c,per_epoch = model.cfg,len(dataset)//effective
-    view = ClassView(dataset, c.img_size, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.augment, cfg.reader, cfg.rand_augment, cfg.reprob, c.mean, c.std)
+    view = ClassView(dataset, c.img_size, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.augment, cfg.reader, cfg.rand_augment, cfg.reprob,
+                     c.mean, c.std)
     if cfg.cache:
         how = dict(batch_size=256, num_workers=cfg.num_workers, crop_pct=cfg.crop_pct, reader=cfg.reader, precision=precision)
         view,test = (s and FeatureView(*rows_of(pooled(model.eval()), s, c, world.device, world, **how), cfg.seed) for s in (dataset, test))
@@ -487,7 +509,7 @@ def prepare(
     torch.manual_seed(np.random.SeedSequence((cfg.seed, world.rank)).generate_state(1)[0].item())  # stochastic depth: each process its own
     return Job(model, view, test, accum_iter, effective, effective, per_epoch, total, scaled_lr(cfg.blr, effective), precision, world)
 
-# %% ../nbs/4_paper/21_finetune.ipynb #0df1c6b2
+# %% ../nbs/4_paper/21_finetune.ipynb #124f2d23
 def tune_flops(
     cfg:ClassifierConfig, # Shapes of the model
     tuned:float=None, # Blocks that are trained; all if not given
@@ -507,9 +529,11 @@ def plan(
     m,c,w = job.model,job.model.cfg,job.world
     n,learn = sum(p.numel() for p in m.parameters()),sum(p.numel() for p in m.parameters() if p.requires_grad)
     images = getattr(job.view, 'dataset', None)
-    by = f', decoded by {decode_with() if cfg.reader == "fast" else "Pillow"}' if isinstance(images, EncodedImages) else ', as features' if cfg.cache else ''
+    by = ', as features' if cfg.cache else ''
+    if isinstance(images, EncodedImages): by = f', decoded by {decode_with() if cfg.reader == "fast" else "Pillow"}'
     tested = f'{len(job.test)} to be judged on' if job.test is not None else 'NONE to be judged on'
-    return (f'model    {cfg.model or "ViT"} {c.embed_dim} x {c.depth}, {c.img_size[0]}x{c.img_size[1]} pixels; {learn/1e6:.3g} of {n/1e6:.3g} M parameters learn\n'
+    return (f'model    {cfg.model or "ViT"} {c.embed_dim} x {c.depth}, {c.img_size[0]}x{c.img_size[1]} pixels; '
+            f'{learn/1e6:.3g} of {n/1e6:.3g} M parameters learn\n'
             f'start    {cfg.encoder or "from scratch"}\n'
             f'data     {cfg.data}: {len(job.view)} images{by}, {c.num_classes} classes; {tested}\n'
             f'batch    {cfg.batch_size} * {job.accum_iter} passes * {w.size} processes = {job.effective_batch}\n'

@@ -26,6 +26,7 @@ def protocol(
     changed = {f.name: v for f in fields(cfg) if (v := getattr(cfg, f.name)) != f.default}
     return LinprobeConfig(**{**changed, 'output_dir': cfg.output_dir})
 
+# %% ../nbs/4_paper/23_partial.ipynb #3aa9dcec
 def tune_partially(
     cfg:PartialConfig, # The job
     say=print, # Called with lines for the reader

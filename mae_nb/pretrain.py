@@ -244,6 +244,7 @@ def load_pretrained(
     "Load the model of a run, strictly; `'fashion_nano'` is on board."
     run = on_board(run)
     state,config = load_weights(run)
+    if 'num_classes' in config: raise ValueError(f'{run} is a classifier, not an autoencoder: mae_eval judges it')
     if ema:
         if not (Path(run)/'ema.safetensors').is_file(): raise FileNotFoundError(f'{run} kept no moving average (ema)')
         state = read_tensors(Path(run)/'ema.safetensors')

@@ -242,6 +242,7 @@ def make_state(
     scaler = torch.amp.GradScaler(job.world.device.type, enabled=job.precision == 'fp16')
     return State(together, optimizer_of(), scaler, average)
 
+# %% ../nbs/3_training/19_runs.ipynb #fd220559
 def run_job(
     cfg, # The job
     prepare, # `(cfg, world) -> job`: refuses bad values before anything is written

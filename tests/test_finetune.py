@@ -7,7 +7,7 @@ from torch import nn
 from mae_nb import finetune as engine
 from mae_nb.augment import sample_generator, seeded
 from mae_nb.checkpoint import read_tensors, save_weights
-from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain
+from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data import TensorImages, fashion
 from mae_nb.finetune import ClassView, FinetuneConfig, begin, evaluate, finetune, label_share, load_classifier, loss_for, prepare, steps
 from mae_nb.knn import extract_features, knn_rank, linear_predict, load_encoder
@@ -297,6 +297,14 @@ def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_log(x/'log.jsonl')] for x in (run, whole))
     assert a == b and len([x for x in a if x[2] is not None]) == 1
 
+def test_the_average_is_judged(whole, home):
+    "What the log says of the moving average is what mae_eval finds."
+    said = [r for r in read_log(whole/'log.jsonl') if 'ema_top1' in r][-1]
+    for flags,key in ([], 'top1'), (['--ema'], 'ema_top1'):
+        out = home/f'{key}.json'
+        assert mae_eval(['--model', str(whole), '--data', 'fashion', '--device', 'cpu', '--reader', 'fast', '--output', str(out), *flags]) == 0
+        assert json.loads(out.read_text())['results']['top1'] == pytest.approx(said[key], abs=0.11)  # batches of other sizes
+
 def test_seed_matters(whole, mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'other'), *HARD, '--seed', '1']) == 0
     assert (home/'other'/'model.safetensors').read_bytes() != (whole/'model.safetensors').read_bytes()
@@ -330,6 +338,16 @@ def test_readme_in_two_commands(home, capsys):
     assert top1 > 40  # ten classes
     assert mae_eval(['--model', tuned, '--data', 'fashion', '--output', str(home/'eval.json'), '--device', 'cpu', '--reader', 'fast']) == 0
     assert json.loads((home/'eval.json').read_text())['results']['top1'] == pytest.approx(top1, abs=0.11)
+
+def test_timms_logits(home):
+    "A file in the official fine-tuned layout, made by timm itself, gives timm's logits."
+    from functools import partial
+    from timm.models.vision_transformer import VisionTransformer
+    torch.manual_seed(0)
+    theirs = VisionTransformer(embed_dim=192, depth=2, num_heads=3, num_classes=7, global_pool='avg', norm_layer=partial(nn.LayerNorm, eps=1e-6)).eval()
+    torch.save(dict(model=theirs.state_dict()), home/'timm.pth')
+    ours,imgs = load_classifier(home/'timm.pth'),torch.randn(2, 3, 224, 224)
+    assert (ours(imgs) - theirs(imgs)).abs().max() < 1e-5 and ours.cfg.mean == (0.485, 0.456, 0.406)
 
 # -- refused
 
@@ -367,6 +385,19 @@ def test_wrong_checkpoints(mae, home, whole, capsys):
     (home/'cut.pth').write_bytes((home/'decoder.pth').read_bytes()[:500])
     assert 'cut.pth' in refused(capsys, mae_finetune, '--encoder', home/'cut.pth', *out)
     assert 'nowhere' in refused(capsys, mae_finetune, '--encoder', home/'nowhere', *out)
+
+def test_the_encoder_is_not_overwritten(mae, home, capsys):
+    "A run in the folder of the encoder that it starts from would remove it."
+    run = home/'precious'
+    assert mae_pretrain(['--output_dir', str(run), '--max_steps', '2', '--device', 'cpu']) == 0
+    before = (run/'model.safetensors').read_bytes()
+    for encoder in (run, run/'checkpoints'/'step-00000002'):
+        assert 'starts from' in refused(capsys, mae_finetune, '--encoder', encoder, '--output_dir', run, '--overwrite')
+    assert (run/'model.safetensors').read_bytes() == before
+
+def test_a_classifier_is_no_autoencoder(whole, capsys):
+    assert mae_report([str(whole)]) == 2
+    assert 'mae_eval' in capsys.readouterr().err
 
 def test_wrong_data(mae, home, capsys):
     from PIL import Image
