@@ -14,7 +14,7 @@ from .finetune import FinetuneConfig
 class LinprobeConfig(FinetuneConfig):
     "A linear probe: the encoder frozen, BatchNorm without affine, LARS. The defaults keep the crop fixed and the features in memory: seconds."
     output_dir:str = 'runs/linprobe' # folder of the run; a new one, unless resumed or overwritten
-    pool:str = 'token' # what the head sees: 'token', the CLS token, as in the paper, or 'avg', the mean over patches
+    pool:str = 'token' # what the head sees: 'token', the CLS token, as in the release, or 'avg', the mean over patches
     tuned_blocks:float = 0. # the encoder is frozen
     batch_norm:bool = True # BatchNorm without affine before the linear map
     head_std:float = 0.01 # deviation of the head's first weights
@@ -31,3 +31,4 @@ class LinprobeConfig(FinetuneConfig):
     smoothing:float = 0. # label smoothing
     cache:bool = True # with fixed crops: compute the features once
     eval_every:int = 10 # epochs between evaluations on the test images; the end counts, too
+    save_every:int = 1000 # steps between checkpoints

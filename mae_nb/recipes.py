@@ -122,7 +122,7 @@ for size,epochs,blr,decay,path,top in (('base', 100, 5e-4, .65, .1, '83.664 (fou
 # %% ../nbs/4_paper/25_recipes.ipynb #827c7249
 table10 = LinprobeConfig(
     encoder='runs/paper_vit_base_1600_norm_pix', data='imagenet', model=vit['base'], epochs=90, warmup_epochs=10., batch_size=512, effective_batch=16384,
-    blr=0.1, min_lr=0., weight_decay=0., augment='clip_crop', crop_min=0.08, flip=True, cache=False, num_workers=10)
+    blr=0.1, min_lr=0., weight_decay=0., augment='clip_crop', crop_min=0.08, flip=True, cache=False, save_every=80, num_workers=10)
 in_table10 = 'Table 10 (open there, and taken from the release: CLS token, smallest crop 0.08, flips)'
 for size,paper,release,epochs in ('base', 68.0, 67.8, 90), ('large', 75.8, 76.0, 50), ('huge', 76.6, 77.2, 50):
     add(f'paper_linprobe_vit_{size}', f'{in_table10}; Table 12 (the target is not given, and by Fig. 7 not pixels)', f'ImageNet-1K top-1 {paper}', base=table10,

@@ -21,7 +21,7 @@ from mae_nb.report import machine
 
 PRETRAIN = PretrainConfig()
 EPOCHS = {0.01: (300, 50), 0.1: (60, 64), 1.: (15, 64)}  # share of the labels: epochs, batch size; from scratch three times as long
-TUNE = FinetuneConfig(encoder='-', eval_every=10_000, blr=5e-3, warmup_epochs=2.)
+TUNE = FinetuneConfig(encoder='-', eval_every=10_000, save_every=300, blr=5e-3, warmup_epochs=2.)
 SCRATCH = replace(TUNE, encoder=None, model=PRETRAIN.model, layer_decay=None, head_std=0.02, blr=4e-3)
 
 def tuned(base, home, seed, share, on, **values):
@@ -38,7 +38,7 @@ def probed(run, home, seed, share, n, on):
     "The linear probe of the paper, on cached features."
     batch = min(512, n)
     cfg = LinprobeConfig(encoder=run, pool='avg', labels=share, seed=seed, batch_size=batch, blr=6.4*256/batch, epochs=round(90*19/(n//batch)),
-                         eval_every=10_000, resume='auto', **on, output_dir=f'{home}/linear-{share:g}-{seed}')
+                         eval_every=10_000, save_every=1000, resume='auto', **on, output_dir=f'{home}/linear-{share:g}-{seed}')
     log = read_log(finetune(cfg, say=lambda line: None)/'log.jsonl')
     return dict(top1=[r for r in log if 'top1' in r][-1]['top1'], epochs=cfg.epochs, steps=log[-1]['step'])
 
