@@ -105,11 +105,11 @@ protocols = {  # number of classes; must the model choose among these?; share of
 class EvalConfig:
     "An evaluation of a classifier on a set of images."
     model:str = None # folder of a run of mae_finetune, or a file of weights in the official fine-tuned layout
-    ema:bool = False # judge the moving average of the weights that the run kept
     data:str = None # folder of the set; with protocol plain, any name that training takes, too
     protocol:str = 'plain' # 'plain', 'imagenet-a' or 'imagenet-r' (among 200 classes), 'imagenet-sketch', 'imagenet-c' (mCE), 'imagenet-v2'
     data_root:str = None # where torchvision or Hugging Face keep their sets; the folder of a set that comes with lists
     split:str = 'test' # part of the data: 'train' or 'test'
+    ema:bool = False # judge the moving average of the weights that the run kept
     batch_size:int = 64 # images per process and forward pass
     num_workers:int = 0 # loading processes, per process; 0 loads in the main one
     crop_pct:float = None # share of the short side that the centre crop takes; if not given, 1 for imagenet-c and above 224 pixels, else 0.875
