@@ -4,20 +4,18 @@
 
 # %% auto #0
 __all__ = ['augmentations', 'sample_generator', 'seeded', 'crop_box', 'square_box', 'crop_resize', 'jitter', 'augment',
-           'TrainView', 'load_one', 'CentreView', 'share_loader', 'EpochBatches', 'Skipped', 'TrainLoader',
-           'train_loader']
+           'AugmentedView', 'load_one', 'TrainView', 'CentreView']
 
 # %% ../nbs/3_training/13_augment.ipynb #52b206ac
-import atexit, multiprocessing, os, random, re, signal, threading
+import random
 from contextlib import contextmanager
-from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from fastcore.basics import patch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
-from .images import CorruptImage, EncodedImages, Undecoded, decode, decode_pil, decode_with, for_crop
+from .images import CorruptImage, EncodedImages, Undecoded, decode, decode_pil, for_crop
 
 # %% ../nbs/3_training/13_augment.ipynb #92026289
 def sample_generator(
@@ -121,30 +119,25 @@ def augment(
     return jitter(img, generator) if kind == 'color_jitter' else img
 
 # %% ../nbs/3_training/13_augment.ipynb #f1a495aa
-class TrainView(Dataset):
-    "A data set as pre-training sees it: each sample an augmented image and the scores of its mask."
+class AugmentedView(Dataset):
+    "A data set as training sees it: sample `(epoch, index)` is augmented by chance of its own. What a sample is, `sample` says."
     def __init__(self,
         dataset:Dataset, # `EncodedImages`, or any that yields `(uint8 (C, H, W), label)`
         size:tuple, # Image `(H, W)` for the model
-        num_patches:int, # Number of patches `L`
         seed:int=0, # Seed of the run
         scale:tuple=(0.2, 1.), # Share of the area to crop
         flip:bool=True, # Mirror half of the images?
-        masks:int=1, # Masks per image `M`: the same crop, seen with other patches removed
-        score=None, # Called with a generator, returns the scores of a mask, `(L,)`; uniform if not given
         kind:str='rand_crop', # One of `augmentations`
         reader:str='fast', # `'fast'`, or `'pil'` for the very pixels of torchvision's transforms on Pillow images
     ):
         if kind not in augmentations: raise ValueError(f'augment must be one of {augmentations}, got {kind!r}')
         if reader not in ('fast', 'pil'): raise ValueError(f"reader must be 'fast' or 'pil', got {reader!r}")
-        self.dataset,self.size,self.num_patches,self.seed = dataset,tuple(size),num_patches,seed
-        self.scale,self.flip,self.masks,self.score,self.kind,self.reader = scale,flip,masks,score,kind,reader
+        self.dataset,self.size,self.seed,self.scale,self.flip,self.kind,self.reader = dataset,tuple(size),seed,scale,flip,kind,reader
 
     def __len__(self): return len(self.dataset)
     def __getitem__(self,
         key:tuple, # `(epoch, index)`
-    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, and scores `(L,)`, or `(M, L)` for several masks
-        return self.sample(key[1], sample_generator(self.seed, *key))
+    ): return self.sample(key[1], sample_generator(self.seed, *key))
 
 # %% ../nbs/3_training/13_augment.ipynb #88ea0848
 def load_one(
@@ -163,17 +156,39 @@ def load_one(
     return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.upright)
 
 @patch
-def sample(self:TrainView,
+def cropped(self:AugmentedView,
     index:int, # Which image
     generator:torch.Generator, # Source of chance
     data=None, # Its bytes, if they are at hand
-)->tuple[Tensor,Tensor]: # As from `self[epoch, index]`
-    "Load, augment, and draw the mask."
-    img = load_one(self.dataset, index, self.reader, data, crop=True)
-    img = augment(img, self.size, generator, self.kind, self.scale, self.flip)
-    if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
-    score = self.score or (lambda g: torch.rand(self.num_patches, generator=g))
-    return img, score(generator) if self.masks == 1 else torch.stack([score(generator) for _ in range(self.masks)])
+):  # uint8 `(C, *size)`; a Pillow image where these are read
+    "Load an image and augment it."
+    return augment(load_one(self.dataset, index, self.reader, data, crop=True), self.size, generator, self.kind, self.scale, self.flip)
+
+# %% ../nbs/3_training/13_augment.ipynb #398857b7
+class TrainView(AugmentedView):
+    "A data set as pre-training sees it: each sample an augmented image and the scores of its mask."
+    def __init__(self,
+        dataset:Dataset, # As for `AugmentedView`
+        size:tuple, # Image `(H, W)` for the model
+        num_patches:int, # Number of patches `L`
+        seed:int=0, # Seed of the run
+        masks:int=1, # Masks per image `M`: the same crop, seen with other patches removed
+        score=None, # Called with a generator, returns the scores of a mask, `(L,)`; uniform if not given
+        **how # `scale`, `flip`, `kind`, `reader` of `AugmentedView`
+    ):
+        super().__init__(dataset, size, seed, **how)
+        self.num_patches,self.masks,self.score = num_patches,masks,score
+
+    def sample(self,
+        index:int, # Which image
+        generator:torch.Generator, # Source of chance
+        data=None, # Its bytes, if they are at hand
+    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, and scores `(L,)`, or `(M, L)` for several masks
+        "Load, augment, and draw the mask."
+        img = self.cropped(index, generator, data)
+        if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
+        score = self.score or (lambda g: torch.rand(self.num_patches, generator=g))
+        return img, score(generator) if self.masks == 1 else torch.stack([score(generator) for _ in range(self.masks)])
 
 # %% ../nbs/3_training/13_augment.ipynb #008a8e37
 class CentreView(Dataset):
@@ -193,161 +208,3 @@ class CentreView(Dataset):
             a,b = (a, int(a*w/h)) if a*w >= b*h else (int(b*h/w), b)  # the other side is rounded down, as in torchvision
             img = tvf.center_crop(tvf.resize(img, [a, b], InterpolationMode.BICUBIC, antialias=True), [H, W])
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), int(self.dataset.labels[i])
-
-# %% ../nbs/3_training/13_augment.ipynb #30201b7a
-def share_loader(
-    view:Dataset, # What to load
-    batch_size:int, # Images per batch
-    num_workers:int=0, # Loading processes
-    rank:int=0, # Number of this process
-    processes:int=1, # How many there are
-)->DataLoader: # Batches of this process's share, in order
-    "Load every image once, dealt out among the processes."
-    return DataLoader(Subset(view, range(rank, len(view), processes)), batch_size, num_workers=num_workers, generator=torch.Generator())
-
-# %% ../nbs/3_training/13_augment.ipynb #131222a2
-class EpochBatches:
-    "The batches of one process: `(epoch, index)` keys for all epochs. Each epoch is a new order; an incomplete last step is dropped."
-    def __init__(self,
-        n:int, # Number of images
-        batch_size:int, # Images per batch, that is, per process and forward pass
-        epochs:int, # Number of epochs
-        seed:int=0, # Seed of the run
-        start:int=0, # Steps that are done already
-        accum_iter:int=1, # Batches per step
-        rank:int=0, # Number of this process
-        processes:int=1, # How many there are
-    ):
-        self.n,self.batch_size,self.epochs,self.seed,self.start = n,batch_size,epochs,seed,start
-        self.accum_iter,self.rank,self.processes = accum_iter,rank,processes
-        self.per_step = batch_size*accum_iter*processes  # images per step, over all processes
-        if not 1 <= self.per_step <= n:
-            raise ValueError(f'batch_size={batch_size} * accum_iter={accum_iter} * {processes} processes = {self.per_step} images a step '
-                             f'need at least as many images, and there are {n}: lower it')
-        self.per_epoch = n//self.per_step  # steps
-
-    def __len__(self): return (self.per_epoch*self.epochs - self.start)*self.accum_iter
-    def order(self, epoch): return torch.randperm(self.n, generator=sample_generator(self.seed, epoch)).tolist()
-    def __iter__(self):
-        first,skip = divmod(self.start, self.per_epoch)
-        for epoch in range(first, self.epochs):
-            order = self.order(epoch)
-            for i in range(skip if epoch == first else 0, self.per_epoch):
-                step = order[i*self.per_step:(i + 1)*self.per_step]
-                for a in range(self.accum_iter):  # the step's images, dealt out in blocks: pass by pass, rank by rank
-                    at = (a*self.processes + self.rank)*self.batch_size
-                    yield [(epoch, j) for j in step[at:at + self.batch_size]]
-
-# %% ../nbs/3_training/13_augment.ipynb #d53467a6
-class Skipped:
-    "Corrupt images that were met and passed over: named, counted, and too many of them stop the run."
-    def __init__(self,
-        most:int=100, # As many are tolerated
-        say=print, # Called with lines for the reader
-    ): self.most,self.say,self.found = most,say,{}
-    def note(self,
-        index:int, # Number of an image
-        why:str, # What was wrong with it
-    )->None:
-        "Count an image, once; raise `ValueError` above the limit."
-        if index in self.found: return
-        self.found[index] = why
-        self.say(f'skipped: {why}')
-        if len(self.found) > self.most:
-            raise ValueError(f'{len(self.found)} images cannot be read, more than max_corrupt={self.most}; the last: {why}. '
-                             'mae_data check lists all')
-
-# %% ../nbs/3_training/13_augment.ipynb #f7f6a328
-class _Batches(Dataset):
-    "Makes whole batches, in memory that a loading process uses again and again: fresh shared memory costs a page fault for every 4 kB."
-    def __init__(self, view, buffers): self.view,self.buffers,self.ring,self.turn = view,buffers,[],0
-
-    def row(self, epoch, index, data):
-        "A sample, and what was wrong with those that stood in its place before: chance picks another one."
-        g,met = sample_generator(self.view.seed, epoch, index),[]
-        for _ in range(20):
-            try: return *self.view.sample(index, g, data), met
-            except CorruptImage as e: met.append((index, str(e)))
-            index,data = int(torch.randint(len(self.view), (), generator=g)),None
-        raise CorruptImage(f'20 images in a row cannot be read; the last: {met[-1][1]}')
-
-    def __getitems__(self, keys):
-        if hasattr(self.view, 'batch'): return *self.view.batch([i for _,i in keys]), []  # it is in memory
-        source = self.view.dataset
-        data = source.read_many([i for _,i in keys]) if isinstance(source, EncodedImages) else [None]*len(keys)
-        out,scores,met = None,[],[]
-        for k,(key,d) in enumerate(zip(keys, data)):
-            img,score,trouble = self.row(*key, d)
-            if out is None: out = self.memory(img.dtype, len(keys), *img.shape)
-            if img.shape != out.shape[1:]: raise ValueError(f'images of a batch must be of one shape, got {tuple(img.shape)} and {tuple(out.shape[1:])}')
-            out[k] = img; scores.append(score); met += trouble
-        return out, torch.stack(scores), met
-
-    def memory(self, dtype, *shape):
-        if not get_worker_info(): return torch.empty(shape, dtype=dtype)
-        k,self.turn = self.turn % self.buffers,self.turn + 1
-        if k == len(self.ring): self.ring.append(torch.empty(shape, dtype=dtype).share_memory_())
-        return self.ring[k]
-
-# %% ../nbs/3_training/13_augment.ipynb #38ad9c47
-def _start(loader):
-    "Begin to load; a dead process is noticed here, when a batch is asked for, not by torch's signal handler in the middle of a step."
-    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
-    batches = iter(loader)  # with loading processes, torch has put in a handler that raises
-    if before is not None and loader.num_workers and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if 'signal_handling' in (getattr(before, '__module__', '') or '') else before)
-    return batches
-
-def _undisturbed(leaving, worker):
-    "A worker leaves signals to the process that it works for, until that one leaves."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
-
-def _explain(text):
-    "What a loading process died of, in words."
-    causes = dict(Killed='the system killed it, most often because memory ran out: take fewer num_workers',
-                  Bus='no shared memory was left (/dev/shm): make it larger (docker run --ipc=host), or take fewer num_workers',
-                  Segmentation='a decoder crashed on an image: mae_data check finds it')
-    why = next((v for k,v in causes.items() if k in text), 'the lines above this one may say why')
-    return ChildProcessError(f'a loading process died ({text}): {why}')
-
-# %% ../nbs/3_training/13_augment.ipynb #048336a1
-class TrainLoader:
-    "Loads batches for all epochs in one go: `(uint8 (B, C, H, W), scores (B, L))`."
-    def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False):
-        self.view,self.batches,self.num_workers,self.skipped,self.reuse = view,batches,num_workers,skipped or Skipped(),reuse
-        if isinstance(view.dataset, EncodedImages): decode_with()  # imported once, here, instead of in each loading process
-
-    def __len__(self): return len(self.batches)
-    def __iter__(self):
-        pin,ahead = torch.cuda.is_available(),4
-        leaving = multiprocessing.Event() if self.num_workers else None
-        if leaving: atexit.register(leaving.set)  # before Python ends its children by SIGTERM, and waits for them
-        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, num_workers=self.num_workers, pin_memory=pin,
-                            prefetch_factor=ahead if self.num_workers else None, worker_init_fn=partial(_undisturbed, leaving),
-                            collate_fn=_as_is, generator=torch.Generator())  # for its own needs: it shall not touch ours
-        batches = _start(loader)
-        try:
-            for imgs,scores,met in batches:
-                for trouble in met: self.skipped.note(*trouble)
-                yield imgs if self.reuse or pin or not self.num_workers else imgs.clone(), scores
-        except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
-        except RuntimeError as e:
-            if not re.search('DataLoader worker.*(exited|killed|is gone)', str(e)): raise
-            codes = [signal.strsignal(-w.exitcode) for w in batches._workers if (w.exitcode or 0) < 0]  # 'Killed', 'Bus error', ...
-            raise _explain(codes[0] if codes else str(e).split('\n')[0]) from e
-
-def _as_is(batch): return batch
-
-# %% ../nbs/3_training/13_augment.ipynb #067116e2
-def train_loader(
-    view:TrainView, # What to load
-    batch_size:int, # Images per batch
-    epochs:int, # Number of epochs
-    num_workers:int=0, # Loading processes; 0 loads in this one
-    skipped:Skipped=None, # Counts corrupt images; up to 100 are passed over, if not given
-    reuse:bool=False, # May a batch's memory be used again once the next one is asked for? Saves a copy; not for those who gather several
-    **position, # `start`, `accum_iter`, `rank`, `processes` of `EpochBatches`
-)->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
-    "Load shuffled batches for a whole run, or what is left of it."
-    return TrainLoader(view, EpochBatches(len(view), batch_size, epochs, view.seed, **position), num_workers, skipped, reuse)

@@ -24,7 +24,8 @@ from .masking import mask_from_scores, num_keep, take_patches
 from .mae import MaskedAutoencoderViT, mae_config
 from .decoder import positions_for
 from .data import FolderImages, ShardImages, photo, photo_names
-from .augment import TrainView, crop_box, crop_resize, sample_generator, train_loader
+from .augment import TrainView, crop_box, crop_resize, sample_generator
+from .batches import train_loader
 from .optim import make_adamw
 from .distributed import pick_device
 from .checkpoint import save_json

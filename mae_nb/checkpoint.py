@@ -12,7 +12,7 @@ import hashlib, json, os, random, shutil
 from contextlib import suppress
 from pathlib import Path
 import numpy as np, torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model_state_dict, get_optimizer_state_dict,
                                                      set_model_state_dict, set_optimizer_state_dict)
 from safetensors import SafetensorError

@@ -21,7 +21,9 @@ from .distributed import World, first_does, gather, join_world
 from .checkpoint import load_strictly, read_json, read_tensors, save_json, save_tensors
 from .cost import pick_attention, pick_linear, pick_precision
 from .runs import check_fields, differences
-from .finetune import labelled_sets, read_weights, rows_of
+from .labelled import labelled_sets
+from .evaluation import rows_of
+from .finetune import read_weights
 
 # %% ../nbs/4_paper/24_knn.ipynb #3460d87b
 def extract_features(
@@ -213,7 +215,7 @@ def knn(
 )->dict: # `images`, `top1`, `top5`, in percent
     "Judge an encoder by the neighbours of its features, in this process or in all that `torchrun` started."
     with join_world(cfg.device) as world:
-        train,test,_,_ = labelled_sets(cfg)
+        train,test,_,_ = labelled_sets(cfg.data, cfg.data_root, cfg.download, cfg.upright, cfg.labels, cfg.seed)
         if test is None: raise ValueError(f'{cfg.data} has no test images to judge on')
         model = load_encoder(cfg.encoder, world.device, cfg.encoder_ema)
         precision = pick_precision(cfg.precision, world.device)

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from .images import CorruptImage, EncodedImages, decode_pil, image_endings, open_image, turned
 from .data import channel_stats, expand, index_shard, load_images
-from .augment import Skipped, sample_generator
+from .augment import sample_generator
+from .batches import Skipped
 from .checkpoint import save_json, write_whole
 from .runs import differences, one_at_a_time
 

@@ -15,13 +15,14 @@ from .masking import block_scores, grid_scores, num_keep
 from .mae import MAEConfig, MaskedAutoencoderViT, mae_config
 from .images import EncodedImages, decode_with
 from .data import channel_stats, load_images, normalise, on_board
-from .augment import Skipped, TrainView, augmentations, train_loader
+from .augment import TrainView
+from .batches import Skipped, train_loader
 from .optim import lr_at, make_adamw, scaled_lr
 from .distributed import World, gather_losses, pick_device, split_batch
 from .checkpoint import load_strictly, load_weights, read_tensors, seed_all
 from .loop import Meter, train
 from .cost import autocast, duration, forward_flops, gpu_peak, memory_estimate, pick_attention, pick_linear, pick_precision, seconds_per_pass
-from .runs import State, check_fields, make_state, run_job
+from .runs import State, machine_fields, make_state, run_job, settle_job
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #a823ab7d
 @dataclass(frozen=True)
@@ -76,30 +77,16 @@ class PretrainConfig:
     device:str = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
 
     def __post_init__(self): _settle(self)
-    may_change = frozenset( # between a run and its continuation: what leaves the mathematics alone, or is settled otherwise
-        'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_ckpt shard '
-        'num_workers max_corrupt log_every tensorboard save_every keep milestone_epochs device'.split())
+    may_change = machine_fields
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #f009b7e4
 def _settle(c):
-    "Bring a job to the form that JSON holds; refuse values that make no job, with the offending numbers."
-    for k in ('data', 'data_root', 'output_dir', 'device', 'resume'):
-        if (v := getattr(c, k)) is not None: object.__setattr__(c, k, str(v))
-    for k in ('img_size', 'mean', 'std'):
-        if isinstance(getattr(c, k), list): object.__setattr__(c, k, tuple(getattr(c, k)))
-    whole = dict(epochs=1, batch_size=1, max_steps=1, log_every=1, num_workers=0, seed=0, accum_iter=1, effective_batch=1,
-                 masks_per_image=1, save_every=1, max_corrupt=0, keep=1, milestone_epochs=1, patch_size=1, decoder_embed_dim=1, decoder_depth=1)
-    one_of = dict(precision=(None, 'bf16', 'fp16', 'fp32'), loss_on=('removed', 'all'), mask_sampling=('random', 'block', 'grid'),
-                  augment=augmentations, reader=('fast', 'pil'))
-    check_fields(c, dict(whole, blr=0, min_lr=0, warmup_epochs=0, weight_decay=0, clip_grad=0, ema=0), one_of)
+    "Refuse values that make no job, with the offending numbers."
+    settle_job(c, dict.fromkeys('masks_per_image patch_size decoder_embed_dim decoder_depth'.split(), 1),
+               dict(loss_on=('removed', 'all'), mask_sampling=('random', 'block', 'grid')))
     if not 0 < c.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {c.mask_ratio}')
-    if not 0 < c.crop_min <= 1: raise ValueError(f'crop_min must be in (0, 1], got {c.crop_min}')
-    if c.ema is not None and not c.ema < 1: raise ValueError(f'ema must be below 1, got {c.ema}')
     if c.batch_size % c.masks_per_image:
         raise ValueError(f'batch_size={c.batch_size} must be a multiple of masks_per_image={c.masks_per_image}')
-    if len(c.mean or ()) != len(c.std or ()) or not all(s > 0 for s in c.std or ()):
-        raise ValueError(f'mean and std belong together, one number per channel, std above 0: got {c.mean} and {c.std}')
-    if c.resume and c.overwrite: raise ValueError('resume goes on with a run, overwrite removes it: give one of them')
 
 # %% ../nbs/4_paper/20_pretrain.ipynb #b35fc807
 def model_config(
@@ -156,8 +143,8 @@ def prepare(
     pick_linear(pick_attention(model, world.device, precision), world.device)
     L = model.grid[0]*model.grid[1]
     if num_keep(L, cfg.mask_ratio) == L: raise ValueError(f'mask_ratio={cfg.mask_ratio} removes none of {L} patches: raise it')
-    view = TrainView(dataset, mcfg.img_size, L, cfg.seed, (cfg.crop_min, 1.), cfg.flip, cfg.masks_per_image,
-                     mask_scores(cfg.mask_sampling, model.grid, cfg.mask_ratio), cfg.augment, cfg.reader)
+    view = TrainView(dataset, mcfg.img_size, L, cfg.seed, cfg.masks_per_image, mask_scores(cfg.mask_sampling, model.grid, cfg.mask_ratio),
+                     scale=(cfg.crop_min, 1.), flip=cfg.flip, kind=cfg.augment, reader=cfg.reader)
     accum_iter,effective = split_batch(cfg.batch_size, cfg.accum_iter, cfg.effective_batch, world.size)
     images = effective//cfg.masks_per_image
     if images > len(dataset):

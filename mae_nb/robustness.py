@@ -12,14 +12,14 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-import torch
 from timm.data import ImageNetInfo
 from .images import FolderImages
 from .data import load_images
 from .distributed import World, first_does, join_world
 from .checkpoint import read_json, save_json
 from .runs import check_fields, differences
-from .finetune import evaluate, load_classifier
+from .evaluation import evaluate
+from .finetune import load_classifier
 from .knn import weights_id
 
 # %% ../nbs/4_paper/27_robustness.ipynb #c52a1477

@@ -1,5 +1,5 @@
 "Data: sources, bad files, mutated bytes, shards that were killed in the making, loaders that meet trouble."
-import hashlib, io, json, os, random, re, signal, subprocess, sys, tarfile, threading, time, warnings
+import gc, hashlib, io, json, os, random, re, signal, subprocess, sys, tarfile, threading, time, warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,7 +8,8 @@ from PIL import Image
 from mae_nb import images
 from mae_nb.images import CorruptImage, FolderImages, decode, decode_pil, for_crop, jpeg_size, read_image
 from mae_nb.data import ShardImages, TensorImages, channel_stats, expand, hf_images, index_shard, load_images, torchvision_images
-from mae_nb.augment import CentreView, Skipped, TrainView, augmentations, crop_box, sample_generator, train_loader
+from mae_nb.augment import CentreView, TrainView, augmentations, crop_box, sample_generator
+from mae_nb.batches import Skipped, train_loader
 from mae_nb.pack import PackConfig, check, index_shards, pack
 from mae_nb.bench import make_jpegs, pixel_bounds, without_regions
 from mae_nb.pretrain import PretrainConfig, prepare, steps
@@ -410,6 +411,24 @@ def test_loader_dies_during_a_step(sig):
             while time.time() < end: sum(range(1000))
             steps,done = steps + 1,True
     assert done and steps > 5
+
+def test_killed_loader_that_holds_a_lock(monkeypatch):
+    "A process that is killed may hold the lock that torch asks for when it ends its processes: nobody waits for it."
+    from mae_nb import batches as lib
+    started,start = [],lib._start
+    monkeypatch.setattr(lib, '_start', lambda loader: started.append(start(loader)) or started[-1])
+    loader = iter(train_loader(TrainView(TensorImages(torch.zeros(640, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 2))
+    next(loader)
+    started[0]._workers_done_event._cond.acquire()
+    for w in started[0]._workers: w.kill()
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail('waits for a lock'))
+    signal.alarm(60)
+    try:
+        with pytest.raises(ChildProcessError, match='Killed'):
+            for _ in loader: pass
+        assert not any(w.is_alive() for w in started[0]._workers)
+        del loader; started.clear(); gc.collect()
+    finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
 
 def test_batches_are_the_readers_own(jpegs):
     "A batch that is kept stays as it was, unless its memory was said to be free."

@@ -9,7 +9,9 @@ from mae_nb.augment import sample_generator, seeded
 from mae_nb.checkpoint import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data import TensorImages, fashion
-from mae_nb.finetune import ClassView, FinetuneConfig, begin, evaluate, finetune, label_share, load_classifier, loss_for, prepare, steps
+from mae_nb.evaluation import evaluate
+from mae_nb.finetune import FinetuneConfig, begin, finetune, load_classifier, loss_for, prepare, steps
+from mae_nb.labelled import ClassView, label_share
 from mae_nb.knn import extract_features, knn_rank, linear_predict, load_encoder
 from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
@@ -55,7 +57,7 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
-    monkeypatch.setattr(engine, 'load_images', lambda *_: photographs)
+    monkeypatch.setattr('mae_nb.labelled.load_images', lambda *_: photographs)
     monkeypatch.setattr(engine, 'mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train', capture)
     if cfg.encoder: monkeypatch.setattr(engine, 'read_weights', lambda *_: (MaskedAutoencoderViT(MAEConfig(**small)).state_dict(), small))

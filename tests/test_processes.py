@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest, torch
 from mae_nb.checkpoint import read_tensors
 from mae_nb.data import fashion
-from mae_nb.augment import TrainView, train_loader
+from mae_nb.augment import TrainView
+from mae_nb.batches import train_loader
 from mae_nb.loop import read_log
 from mae_nb.pretrain import PretrainConfig, load_pretrained
 
@@ -132,7 +133,8 @@ def test_sigterm_reaches_all(home):
 WORKERS = '''
 import multiprocessing, os, signal
 from mae_nb.data import fashion
-from mae_nb.augment import TrainView, train_loader
+from mae_nb.augment import TrainView
+from mae_nb.batches import train_loader
 batches = iter(train_loader(TrainView(fashion(), (28, 28), 49), 4, 1, num_workers=2))
 next(batches)
 for p in multiprocessing.active_children(): os.kill(p.pid, signal.SIGTERM)

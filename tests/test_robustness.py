@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
 from mae_nb import robustness
-from mae_nb.data import inat, listed_sets, load_images, places205, places365, read_list
+from mae_nb.data import load_images
+from mae_nb.lists import inat, listed_sets, places205, places365, read_list
 from mae_nb.images import FolderImages
 from mae_nb.robustness import EvalConfig, alexnet_errors, evaluate_on, expected, find_corruptions, match_classes, mce, protocols, wnids
 

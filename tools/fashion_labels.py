@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from mae_nb.checkpoint import read_json, seed_all
 from mae_nb.data import load_images
-from mae_nb.finetune import FinetuneConfig, finetune, label_share
+from mae_nb.finetune import FinetuneConfig, finetune
+from mae_nb.labelled import label_share
 from mae_nb.knn import extract_features, knn_predict, linear_predict, load_encoder, raw_pixels
 from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
