@@ -8,6 +8,7 @@ __all__ = ['EpochBatches', 'Skipped', 'TrainLoader', 'train_loader']
 # %% ../nbs/3_training/13b_batches.ipynb #71579dda
 import atexit, multiprocessing, os, re, signal, threading
 from functools import partial
+from multiprocessing.connection import wait
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
@@ -99,10 +100,18 @@ class _Batches(Dataset):
         return self.ring[k]
 
 # %% ../nbs/3_training/13b_batches.ipynb #2541ace5
+class _Done:
+    "Torch's sign to its loading processes that all is over. Only this process gives it, so this process need not take its lock to know."
+    def __init__(self, event): self.event,self.given = event,False
+    def __getattr__(self, name): return getattr(self.event, name)
+    def is_set(self): return self.given
+    def set(self): self.given = True; self.event.set()
+
 def _start(loader):
     "Begin to load; a dead process is noticed here, when a batch is asked for, not by torch's signal handler in the middle of a step."
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
     batches = iter(loader)  # with loading processes, torch has put in a handler that raises
+    if loader.num_workers: batches._workers_done_event = _Done(batches._workers_done_event)
     if before is not None and loader.num_workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if 'signal_handling' in (getattr(before, '__module__', '') or '') else before)
     return batches
@@ -122,6 +131,7 @@ def _end(batches):
     if hasattr(batches, '_pin_memory_thread'): batches._pin_memory_thread_done_event.set()
     signal_handling._remove_worker_pids(id(batches)); batches._worker_pids_set = False
 
+# %% ../nbs/3_training/13b_batches.ipynb #48444f99
 def _explain(text):
     "What a loading process died of, in words."
     causes = dict(Killed='the system killed it, most often because memory ran out: take fewer num_workers',
@@ -129,6 +139,15 @@ def _explain(text):
                   Segmentation='a decoder crashed on an image: mae_data check finds it')
     why = next((v for k,v in causes.items() if k in text), 'the lines above this one may say why')
     return ChildProcessError(f'a loading process died ({text}): {why}')
+
+def _cause(batches, e):
+    "The `ChildProcessError` for an error that tells of a loading process's death; any other error as it is."
+    workers,said = getattr(batches, '_workers', ()),re.search('DataLoader worker.*(exited|killed|is gone)', str(e))
+    if not workers or isinstance(e, RuntimeError) and not said: return e
+    gone = wait([w.sentinel for w in workers], 1)  # whoever broke off in the middle of a batch may still be dying
+    for w in workers: w.sentinel in gone and w.join()
+    codes = [signal.strsignal(-w.exitcode) for w in workers if (w.exitcode or 0) < 0]  # 'Killed', 'Bus error', ...
+    return _explain(codes[0] if codes else str(e).split('\n')[0]) if codes or said else e
 
 # %% ../nbs/3_training/13b_batches.ipynb #5554126b
 class TrainLoader:
@@ -151,10 +170,9 @@ class TrainLoader:
                 for trouble in met: self.skipped.note(*trouble)
                 yield imgs if self.reuse or pin or not self.num_workers else imgs.clone(), scores
         except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
-        except RuntimeError as e:
-            if not re.search('DataLoader worker.*(exited|killed|is gone)', str(e)): raise
-            codes = [signal.strsignal(-w.exitcode) for w in batches._workers if (w.exitcode or 0) < 0]  # 'Killed', 'Bus error', ...
-            raise _explain(codes[0] if codes else str(e).split('\n')[0]) from e
+        except (RuntimeError, OSError, EOFError) as e:
+            if (cause := _cause(batches, e)) is e: raise
+            raise cause from e
         finally: _end(batches)
 
 def _as_is(batch): return batch

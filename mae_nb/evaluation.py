@@ -62,10 +62,10 @@ def count_right(
     n,one,five,loss = 0,0,0,0.
     classes = None if classes is None else torch.as_tensor(classes)
     for logits,labels in outputs:
+        known = logits.shape[1] if classes is None else len(classes)
+        if labels.max() >= known or labels.min() < 0: raise ValueError(f'labels {labels.min()} to {labels.max()}, but there are {known} classes')
         if restrict: logits = logits[:,classes]
         elif classes is not None: labels = classes[labels]
-        if labels.max() >= logits.shape[1] or labels.min() < 0:
-            raise ValueError(f'labels {labels.min()} to {labels.max()}, but there are {logits.shape[1]} classes to choose from')
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:,None]
         n,one,five = n + len(labels),one + int(best[:,0].sum()),five + int(best.sum())
         loss += F.cross_entropy(logits.double(), labels, reduction='sum').item()

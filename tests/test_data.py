@@ -1,5 +1,5 @@
 "Data: sources, bad files, mutated bytes, shards that were killed in the making, loaders that meet trouble."
-import gc, hashlib, io, json, os, random, re, signal, subprocess, sys, tarfile, threading, time, warnings
+import hashlib, io, json, os, random, re, signal, subprocess, sys, tarfile, threading, time, warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -412,23 +412,29 @@ def test_loader_dies_during_a_step(sig):
             steps,done = steps + 1,True
     assert done and steps > 5
 
-def test_killed_loader_that_holds_a_lock(monkeypatch):
-    "A process that is killed may hold the lock that torch asks for when it ends its processes: nobody waits for it."
-    from mae_nb import batches as lib
-    started,start = [],lib._start
-    monkeypatch.setattr(lib, '_start', lambda loader: started.append(start(loader)) or started[-1])
-    loader = iter(train_loader(TrainView(TensorImages(torch.zeros(640, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 2))
-    next(loader)
-    started[0]._workers_done_event._cond.acquire()
-    for w in started[0]._workers: w.kill()
+def _look(sign):
+    while True: sign.is_set()
+
+def test_killed_process_leaves_no_lock():
+    "A process that is killed while it looks whether all is over does not keep the others waiting; with an event of multiprocessing it often does."
+    from mae_nb.batches import _processes
+    way = _processes()
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail('waits for a lock'))
     signal.alarm(60)
     try:
-        with pytest.raises(ChildProcessError, match='Killed'):
-            for _ in loader: pass
-        assert not any(w.is_alive() for w in started[0]._workers)
-        del loader; started.clear(); gc.collect()
+        for k in range(20):
+            sign = way.Event()
+            p = way.Process(target=_look, args=(sign,)); p.start()
+            time.sleep(0.02); p.kill(); p.join()
+            assert not sign.is_set()
+            sign.set(); assert sign.is_set()
     finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
+
+def test_loader_has_such_a_sign():
+    batches = iter(train_loader(TrainView(TensorImages(torch.zeros(64, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1))
+    next(batches)
+    assert type(batches.gi_frame.f_locals['batches']._workers_done_event).__name__ == '_Sign'
+    batches.close()
 
 def test_batches_are_the_readers_own(jpegs):
     "A batch that is kept stays as it was, unless its memory was said to be free."

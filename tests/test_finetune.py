@@ -246,7 +246,8 @@ TWO = """
 import json, sys, torch
 from mae_nb.data import TensorImages, fashion
 from mae_nb.distributed import join_world
-from mae_nb.finetune import evaluate, load_classifier
+from mae_nb.evaluation import evaluate
+from mae_nb.finetune import load_classifier
 s = fashion('test')
 with join_world('cpu') as world:
     model = load_classifier(sys.argv[1])
