@@ -11,7 +11,6 @@ from functools import partial
 from multiprocessing.connection import wait
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torch.utils.data._utils import signal_handling
 from .images import CorruptImage, EncodedImages, decode_with
 from .augment import TrainView, sample_generator
 
@@ -100,18 +99,20 @@ class _Batches(Dataset):
         return self.ring[k]
 
 # %% ../nbs/3_training/13b_batches.ipynb #2541ace5
-class _Done:
-    "Torch's sign to its loading processes that all is over. Only this process gives it, so this process need not take its lock to know."
-    def __init__(self, event): self.event,self.given = event,False
-    def __getattr__(self, name): return getattr(self.event, name)
-    def is_set(self): return self.given
-    def set(self): self.given = True; self.event.set()
+class _Sign:
+    "What `multiprocessing.Event` is for, without its lock: a process that is killed while it holds one leaves all others waiting."
+    def __init__(self): self.byte = multiprocessing.RawValue('b', 0)
+    def is_set(self): return self.byte.value == 1
+    def set(self): self.byte.value = 1
+
+def _processes():
+    "The way in which processes are started here, but for its events."
+    return type('Processes', (type(multiprocessing.get_context()),), dict(Event=lambda self: _Sign()))()
 
 def _start(loader):
     "Begin to load; a dead process is noticed here, when a batch is asked for, not by torch's signal handler in the middle of a step."
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
     batches = iter(loader)  # with loading processes, torch has put in a handler that raises
-    if loader.num_workers: batches._workers_done_event = _Done(batches._workers_done_event)
     if before is not None and loader.num_workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if 'signal_handling' in (getattr(before, '__module__', '') or '') else before)
     return batches
@@ -119,17 +120,7 @@ def _start(loader):
 def _undisturbed(leaving, worker):
     "A worker leaves signals to the process that it works for, until that one leaves."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: leaving.value and os._exit(0))
-
-def _end(batches):
-    "End the loading processes if one has died: torch's way to end them waits for a lock, forever if a killed process held it."
-    workers = getattr(batches, '_workers', ())
-    if not any(w.exitcode for w in workers): return
-    batches._shutdown = True  # torch has nothing left to do
-    for w in workers: w.kill(); w.join()
-    for q in batches._index_queues: q.cancel_join_thread(); q.close()
-    if hasattr(batches, '_pin_memory_thread'): batches._pin_memory_thread_done_event.set()
-    signal_handling._remove_worker_pids(id(batches)); batches._worker_pids_set = False
+    signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
 
 # %% ../nbs/3_training/13b_batches.ipynb #48444f99
 def _explain(text):
@@ -159,9 +150,10 @@ class TrainLoader:
     def __len__(self): return len(self.batches)
     def __iter__(self):
         pin,ahead = torch.cuda.is_available(),4
-        leaving = multiprocessing.RawValue('b', 0)
-        if self.num_workers: atexit.register(setattr, leaving, 'value', 1)  # before Python ends its children by SIGTERM, and waits for them
+        leaving = _Sign()
+        if self.num_workers: atexit.register(leaving.set)  # before Python ends its children by SIGTERM, and waits for them
         loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, num_workers=self.num_workers, pin_memory=pin,
+                            multiprocessing_context=_processes() if self.num_workers else None,
                             prefetch_factor=ahead if self.num_workers else None, worker_init_fn=partial(_undisturbed, leaving),
                             collate_fn=_as_is, generator=torch.Generator())  # for its own needs: it shall not touch ours
         batches = _start(loader)
@@ -173,7 +165,6 @@ class TrainLoader:
         except (RuntimeError, OSError, EOFError) as e:
             if (cause := _cause(batches, e)) is e: raise
             raise cause from e
-        finally: _end(batches)
 
 def _as_is(batch): return batch
 
