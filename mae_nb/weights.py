@@ -202,10 +202,10 @@ def read_weights(
     elif ema: raise ValueError(f'{path} is a file: a moving average (ema) is kept by runs only')
     state,about = read_file(file)
     if path.is_dir(): layout,said = _said(path)
-    try:
-        if any(official_name(k) and 'embeddings' in k for k in state): layout,state = 'hf',from_hf(state)
-        shapes = {**shapes_of(state, path), **about, **said}
-    except ValueError as e: raise ValueError(f'{path}: {e}') from e
+    if any(official_name(k) and 'embeddings' in k for k in state):
+        try: layout,state = 'hf',from_hf(state)
+        except ValueError as e: raise ValueError(f'{path}: {e}') from e
+    shapes = {**shapes_of(state, path), **about, **said}
     plain = lambda v: tuple(v) if isinstance(v, list) else v  # JSON has no tuples
     for k,v in known.items():
         if k in {**about, **said} and plain(shapes[k]) != plain(v): raise ValueError(f'{path} says {k}={shapes[k]}, and {v} was asked for')
