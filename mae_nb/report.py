@@ -20,7 +20,7 @@ from .augment import CentreView, sample_generator
 from .distributed import pick_device
 from .checkpoint import save_json, write_whole
 from .loop import read_log
-from .pretrain import load_pretrained
+from .hub import from_pretrained
 from .knn import extract_features, probe, raw_pixels
 
 # %% ../nbs/4_paper/28_report.ipynb #af9d263a
@@ -64,7 +64,7 @@ def reconstruction_picture(
     n:int=4, # Images to show
 )->Figure: # One row per image
     "Show held-out images as the run's model paints them."
-    job,model = json.loads((Path(run)/'config.json').read_text()),load_pretrained(run)
+    job,model = json.loads((Path(run)/'config.json').read_text()),from_pretrained(run, 'autoencoder')
     view = CentreView(held_out(job), model.cfg.img_size)
     picks = torch.linspace(0, len(view) - 1, min(n, len(view))).long().tolist()
     imgs = normalise(torch.stack([view[i][0] for i in picks]), model.cfg.mean, model.cfg.std)
@@ -77,7 +77,7 @@ def probe_run(
     say=print, # Called with lines for the reader
 )->list: # Rows `dict(features, knn, linear)`
     "Judge the untrained encoder, the pre-trained one and raw pixels by the same probes on the run's own data."
-    job,trained = json.loads((Path(run)/'config.json').read_text()),load_pretrained(run)
+    job,trained = json.loads((Path(run)/'config.json').read_text()),from_pretrained(run, 'autoencoder')
     sets = [_images(job, split) for split in ('train', 'test')]
     if any((s.labels < 0).any() for s in sets):
         raise ValueError(f"{job['data']} has no labels, so its features cannot be judged")

@@ -19,7 +19,7 @@ from .distributed import World, first_does, join_world
 from .checkpoint import read_json, save_json
 from .runs import check_fields, differences
 from .evaluation import evaluate
-from .finetune import load_classifier
+from .hub import from_pretrained
 from .knn import weights_id
 
 # %% ../nbs/4_paper/27_robustness.ipynb #c52a1477
@@ -104,7 +104,7 @@ protocols = {  # number of classes; must the model choose among these?; share of
 @dataclass(frozen=True)
 class EvalConfig:
     "An evaluation of a classifier on a set of images."
-    model:str = None # folder of a run of mae_finetune, or a file of weights in the official fine-tuned layout
+    model:str = None # a run of mae_finetune, a file or folder of a classifier's weights, or a name (mae_finetuned_vit_base, ...)
     data:str = None # folder of the set; with protocol plain, any name that training takes, too
     protocol:str = 'plain' # 'plain', 'imagenet-a' or 'imagenet-r' (among 200 classes), 'imagenet-sketch', 'imagenet-c' (mCE), 'imagenet-v2'
     data_root:str = None # where torchvision or Hugging Face keep their sets; the folder of a set that comes with lists
@@ -229,7 +229,7 @@ def evaluate_on(
     "Evaluate a classifier, alone or under torchrun; with `output`, keep results part by part, and compute none twice."
     with join_world(cfg.device) as world:
         tell = say if world.first else lambda line: None
-        model = load_classifier(cfg.model, world.device, cfg.ema)
+        model = from_pretrained(cfg.model, 'classifier', world.device, cfg.ema)
         parts = parts_of(cfg, tell)
         kept,said = first_does(lambda: open_results(cfg, weights_id(model)), world),set()
         once = lambda line: line in said or (said.add(line), tell(line))  # 75 folders have the same to say

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from mae_nb.cli import mae_pretrain, mae_report
-from mae_nb.pretrain import load_pretrained
+from mae_nb.hub import from_pretrained
 
 TINY = ['--max_steps', '2', '--batch_size', '4', '--log_every', '1', '--device', 'cpu']
 
@@ -28,7 +28,7 @@ def test_two_steps(tmp_path):
     assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'log.jsonl', 'loss.png', 'model.json', 'model.safetensors']
     log = [json.loads(l) for l in (run/'log.jsonl').read_text().splitlines()]
     assert [r['step'] for r in log] == [1, 2] and log[0]['lr'] == 0
-    assert load_pretrained(run)(torch.rand(1, 1, 28, 28)).pred.shape == (1, 49, 16)
+    assert from_pretrained(run)(torch.rand(1, 1, 28, 28)).pred.shape == (1, 49, 16)
 
 def test_flags_reach_the_job(tmp_path):
     run = tmp_path/'run'
@@ -45,7 +45,7 @@ def test_folder_of_images(tmp_path, photos, by_class):
             (photos/f'c{i % 2}').mkdir(exist_ok=True); f.rename(photos/f'c{i % 2}'/f.name)
     run = tmp_path/'run'
     assert mae_pretrain(['--data', str(photos), '--img_size', '32', '--patch_size', '8', '--output_dir', str(run), *TINY]) == 0
-    assert load_pretrained(run).cfg.in_chans == 3
+    assert from_pretrained(run).cfg.in_chans == 3
     assert mae_report([str(run)]) == 0 and (run/'report.html').is_file() and (run/'reconstruction.png').is_file()
 
 def test_never_over_a_run(tmp_path, capsys):
@@ -102,6 +102,6 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path):
     assert p.returncode == 130 and 'stopped by SIGINT, and saved: --resume auto goes on' in err and 'Traceback' not in err
     steps = json.loads((run/'log.jsonl').read_text().splitlines()[-1])['step']
     assert 3 <= steps < 1000
-    model = load_pretrained(run)
+    model = from_pretrained(run)
     assert model.blocks[0].attn.qkv.bias.abs().sum() > 0  # it has learned something: biases start at zero
     assert not list(run.glob('.*tmp'))

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
 from mae_nb.cli import mae_pretrain
 from mae_nb.loop import read_log
-from mae_nb.pretrain import PretrainConfig, load_pretrained, prepare, pretrain, steps
+from mae_nb.hub import from_pretrained
+from mae_nb.pretrain import PretrainConfig, prepare, pretrain, steps
 
 BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
 QUIET = dict(say=lambda line: None)
@@ -145,7 +146,7 @@ def test_pickles_are_not_opened(tmp_path, capsys):
     assert 'is no checkpoint' in (said := refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--resume', evil)) and 'nothing is unpickled' in said
     folder = tmp_path/'folder'; folder.mkdir()
     (folder/'model.json').write_text('{}'); shutil.copy(evil, folder/'model.safetensors')
-    with pytest.raises(ValueError, match='damaged, or no safetensors file'): load_pretrained(folder)
+    with pytest.raises(ValueError, match='damaged, or no safetensors file'): from_pretrained(folder)
     assert not (tmp_path/'executed').exists()
 
 @pytest.mark.parametrize('flags,said', [(['--blr', '1e-3'], 'blr: now 0.001, before 0.006'), (['--mask_ratio', '0.5'], 'mask_ratio: now 0.5, before 0.75'),
@@ -234,7 +235,7 @@ def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
                         *RUN, '--max_steps', '40'], env=env, capture_output=True, text=True, timeout=200)
     assert r.returncode == 1 and r.stderr.count('loss is nan at step 12 on rank 1 with lr=') == 2, r.stderr  # both say it
     found,state = newest_checkpoint(tmp_path/'run')
-    assert state['step'] == 8 and load_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
+    assert state['step'] == 8 and from_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits and signals')
 def test_a_full_disk(tmp_path):

@@ -10,9 +10,11 @@ from mae_nb.checkpoint import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data import TensorImages, fashion
 from mae_nb.evaluation import evaluate
-from mae_nb.finetune import FinetuneConfig, begin, finetune, load_classifier, loss_for, prepare, steps
+from mae_nb.finetune import FinetuneConfig, begin, finetune, loss_for, prepare, steps
+from mae_nb.hub import from_pretrained
+from mae_nb.weights import Weights
 from mae_nb.labelled import ClassView, label_share
-from mae_nb.knn import extract_features, knn_rank, linear_predict, load_encoder
+from mae_nb.knn import extract_features, knn_rank, linear_predict
 from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
 from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, ViTClassifier, classifier_config, mae_config
@@ -60,7 +62,10 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     monkeypatch.setattr('mae_nb.labelled.load_images', lambda *_: photographs)
     monkeypatch.setattr(engine, 'mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train', capture)
-    if cfg.encoder: monkeypatch.setattr(engine, 'read_weights', lambda *_: (MaskedAutoencoderViT(MAEConfig(**small)).state_dict(), small))
+    if cfg.encoder:
+        c = MAEConfig(**small)
+        monkeypatch.setattr(engine, 'find_weights', lambda *_: (None, {}))
+        monkeypatch.setattr(engine, 'read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
     batch = dict(effective_batch=1024, batch_size=32) if cfg.effective_batch > 8192 else {}  # there are 8192 images
     cfg = replace(cfg, device='cpu', num_workers=0, img_size=None, **batch)
     job = prepare(cfg); state = begin(cfg, job)
@@ -247,10 +252,10 @@ import json, sys, torch
 from mae_nb.data import TensorImages, fashion
 from mae_nb.distributed import join_world
 from mae_nb.evaluation import evaluate
-from mae_nb.finetune import load_classifier
+from mae_nb.hub import from_pretrained
 s = fashion('test')
 with join_world('cpu') as world:
-    model = load_classifier(sys.argv[1])
+    model = from_pretrained(sys.argv[1])
     if world.rank: [b.add_(1) for b in model.buffers()]     # other statistics: the first one's count
     for n in (1, 7, 997): found = evaluate(model, TensorImages(s.imgs[:n], s.labels[:n]), world, batch_size=100)
     if world.first: print(json.dumps(found))
@@ -266,7 +271,7 @@ def test_every_image_counts_once(processes, mae, home):
                        env=ENV, capture_output=True, text=True, timeout=200)
     assert r.returncode == 0, r.stderr
     s = fashion('test')
-    alone = evaluate(load_classifier(home/'three'), TensorImages(s.imgs[:997], s.labels[:997]), batch_size=100)
+    alone = evaluate(from_pretrained(home/'three'), TensorImages(s.imgs[:997], s.labels[:997]), batch_size=100)
     found = json.loads(r.stdout.strip().splitlines()[-1])
     assert (found['images'], found['top1'], found['top5']) == (997, alone['top1'], alone['top5'])
     assert found['loss'] == pytest.approx(alone['loss'], abs=1e-9)
@@ -349,7 +354,7 @@ def test_timms_logits(home):
     torch.manual_seed(0)
     theirs = VisionTransformer(embed_dim=192, depth=2, num_heads=3, num_classes=7, global_pool='avg', norm_layer=partial(nn.LayerNorm, eps=1e-6)).eval()
     torch.save(dict(model=theirs.state_dict()), home/'timm.pth')
-    ours,imgs = load_classifier(home/'timm.pth'),torch.randn(2, 3, 224, 224)
+    ours,imgs = from_pretrained(home/'timm.pth'),torch.randn(2, 3, 224, 224)
     assert (ours(imgs) - theirs(imgs)).abs().max() < 1e-5 and ours.cfg.mean == (0.485, 0.456, 0.406)
 
 # -- refused

@@ -7,7 +7,8 @@ from mae_nb.data import fashion
 from mae_nb.augment import TrainView
 from mae_nb.batches import train_loader
 from mae_nb.loop import read_log
-from mae_nb.pretrain import PretrainConfig, load_pretrained
+from mae_nb.hub import from_pretrained
+from mae_nb.pretrain import PretrainConfig
 
 ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
@@ -66,11 +67,11 @@ def test_workers_change_nothing(alone, home):
 def test_shards(two, home):
     "FSDP2: the losses of DDP; the checkpoint is one of ours, whoever made it."
     assert far(two, pretrain(home/'shard', 2, '--batch_size', 16, '--shard', '--ema', 0.9)) < 1e-4
-    ddp,fsdp = load_pretrained(home/'two'),load_pretrained(home/'shard')
+    ddp,fsdp = from_pretrained(home/'two'),from_pretrained(home/'shard')
     for p,q in zip(ddp.parameters(), fsdp.parameters()): torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
     a,b = (read_tensors(home/n/'checkpoints/step-00000020/optim.safetensors') for n in ('two', 'shard'))
     assert a.keys() == b.keys() and all(a[k].shape == b[k].shape for k in a)
-    assert load_pretrained(home/'shard', ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
+    assert from_pretrained(home/'shard', ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
 
 @linux
 @pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--shard',)), (0, 8, ())), ((2, 16, ('--shard', '--ema', 0.9)), (2, 8, ('--shard', '--ema', 0.9)))])

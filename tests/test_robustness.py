@@ -34,9 +34,9 @@ def colour(path, rgb, size=8):
 
 @pytest.fixture
 def model(monkeypatch):
-    "What `load_classifier` gives, whatever it is asked for."
+    "What `from_pretrained` gives, whatever it is asked for."
     m = Colours()
-    monkeypatch.setattr(robustness, 'load_classifier', lambda path, device=None, ema=False: m)
+    monkeypatch.setattr(robustness, 'from_pretrained', lambda path, kind=None, device=None, ema=False: m)
     return m
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_sets_by_their_names(model, tmp_path):
 
 def test_plain_folders_of_any_model(birds, tmp_path, monkeypatch):
     named = Colours(('hen', 'cock', 'emu'))
-    monkeypatch.setattr(robustness, 'load_classifier', lambda path, device=None, ema=False: named)
+    monkeypatch.setattr(robustness, 'from_pretrained', lambda path, kind=None, device=None, ema=False: named)
     for c,rgb in dict(emu=(0, 0, 9), hen=(9, 0, 0), cock=(0, 9, 0)).items(): colour(tmp_path/'p'/'test'/c/'0.png', rgb)
     assert top1(job(tmp_path/'p')) == 100          # folders are in another order than the model's classes
     with pytest.raises(ValueError, match=f'{W[COCK]}.*its 3 are hen, cock, emu'): top1(job(birds, 'imagenet-a'))
@@ -91,7 +91,7 @@ def test_corrupted_images_are_not_resized(monkeypatch, tmp_path):
     seen = []
     class Look(Colours):
         def forward(self, imgs): seen.append(imgs); return super().forward(imgs)
-    monkeypatch.setattr(robustness, 'load_classifier', lambda path, device=None, ema=False: Look())
+    monkeypatch.setattr(robustness, 'from_pretrained', lambda path, kind=None, device=None, ema=False: Look())
     x = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     (tmp_path/'fog'/'1'/W[HEN]).mkdir(parents=True)
     Image.fromarray(x[:8,:8]).save(tmp_path/'fog'/'1'/W[HEN]/'a.png')
@@ -203,7 +203,7 @@ def test_two_processes(model, birds, tmp_path):
     alone = evaluate_on(job(birds, 'imagenet-r'), lambda line: None)
     (tmp_path/'both.py').write_text(f'''import sys; sys.path.insert(0, {str(ROOT/"tests")!r})
 import test_robustness as t
-t.robustness.load_classifier = lambda path, device=None, ema=False: t.Colours()
+t.robustness.from_pretrained = lambda path, kind=None, device=None, ema=False: t.Colours()
 t.evaluate_on(t.job({str(birds)!r}, 'imagenet-r', output={str(tmp_path/"r.json")!r}))''')
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
     r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', str(tmp_path/'both.py')], env=env, capture_output=True, text=True, timeout=200)

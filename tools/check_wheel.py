@@ -32,6 +32,7 @@ def check(folder):
     run(python.parent/'mae_linprobe', '--encoder', 'run', '--max_steps', 2, '--output_dir', 'probe', cwd=folder)
     run(python.parent/'mae_knn', '--encoder', 'run', '--labels', 0.1, cwd=folder)
     run(python.parent/'mae_eval', '--model', 'tuned', '--data', 'fashion', cwd=folder)
+    run(python.parent/'mae_convert', '--source', 'run', '--output', 'published', '--to', 'timm', cwd=folder)
     run(python.parent/'mae_data', 'check', cwd=folder)
     run(python.parent/'mae_bench', 'tokens', '--model', 'mae_vit_tiny_patch16', '--rounds', 1, '--ratios', '', '--sizes', '', '--depths', '', cwd=folder)
 

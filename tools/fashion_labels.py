@@ -13,11 +13,12 @@ from mae_nb.checkpoint import read_json, seed_all
 from mae_nb.data import load_images
 from mae_nb.finetune import FinetuneConfig, finetune
 from mae_nb.labelled import label_share
-from mae_nb.knn import extract_features, knn_predict, linear_predict, load_encoder, raw_pixels
+from mae_nb.hub import from_pretrained
+from mae_nb.knn import extract_features, knn_predict, linear_predict, raw_pixels
 from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
 from mae_nb.mae import MaskedAutoencoderViT
-from mae_nb.pretrain import PretrainConfig, load_pretrained, pretrain
+from mae_nb.pretrain import PretrainConfig, pretrain
 from mae_nb.report import machine
 
 PRETRAIN = PretrainConfig()
@@ -56,8 +57,8 @@ def one_seed(home, seed, epochs, on):
     "All rows of a seed; `on` says where data are and where it runs."
     run = pretrain(replace(PRETRAIN, seed=seed, epochs=epochs, warmup_epochs=epochs/20, output_dir=f'{home}/pretrain-{seed}', resume='auto', **on))
     sets = [load_images(on['data'], split, on['data_root']) for split in ('train', 'test')]
-    seed_all(seed); untrained = MaskedAutoencoderViT(load_pretrained(run).cfg).eval()
-    for start,model in ('pre-trained', load_encoder(run)), ('random', untrained), ('pixels', None):
+    seed_all(seed); untrained = MaskedAutoencoderViT(from_pretrained(run).cfg).eval()
+    for start,model in ('pre-trained', from_pretrained(run, 'encoder')), ('random', untrained), ('pixels', None):
         feats = [raw_pixels(s, (28, 28)) if model is None else extract_features(model, s) for s in sets]
         for row in frozen(feats, sets[0], seed): yield dict(start=start, **row)
     for share in (0.1, 1., 0.01):
