@@ -167,7 +167,7 @@ def make_model(
     classes=None, # Names of them
 )->ViTClassifier: # On the CPU
     "Build the classifier, from pre-trained weights if there are any."
-    path,told = find_weights(cfg.encoder, lambda line: None) if cfg.encoder else (None, {})
+    path,told = find_weights(cfg.encoder) if cfg.encoder else (None, {})
     w = replace(read_weights(path, cfg.encoder_ema, **told), path=cfg.encoder) if cfg.encoder else None
     known = {f.name for f in fields(ClassifierConfig)}
     shapes = {k: v for k,v in w.shapes.items() if k in known} if w else {}

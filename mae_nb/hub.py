@@ -157,12 +157,12 @@ def from_pretrained(
     img_size=None, # Another image side or `(H, W)`, in pixels: positions are resampled
     patch_size:int=None, # Another patch side: kernels are resampled
     in_chans:int=None, # Another number of channels: kernels are adapted
-    say=lambda line: None, # Called with lines for the reader; what was loaded stands in `report`, too
+    say=None, # Called with a line on what was loaded, which stands in `report`, too; a licence is printed in any case
     **known # Fields of the configuration that the file does not tell: `norm_pix_loss`, `num_heads`, `decoder_num_heads`
 ):  # `MaskedAutoencoderViT`, `MAEEncoder` or `ViTClassifier`, in evaluation mode
     "Load a model from weights of any layout, strictly; raise `ValueError` with the reason where that can't be."
-    path,told = find_weights(source, say)
+    path,told = find_weights(source, say or print)
     w = fit(as_kind(read_weights(path, ema, **{**told, **known}), kind), img_size, patch_size, in_chans)
     model = build(w).to(device)
-    say(model.report)
+    if say: say(model.report)
     return model
