@@ -26,8 +26,9 @@ def skipped(src, flags):
     return 'eval: false' in marks or any(m in TST_FLAGS and m not in flags for m in marks)
 
 def code_hash(nb):
-    "Name the code of a notebook."
-    return hashlib.sha1('\0'.join(c.source for c in nb.cells if c.cell_type == 'code').encode()).hexdigest()[:12]
+    "Name the code of a notebook; a figure's caption and alternative text are no code."
+    code = [re.sub(r'^#\| fig-.*\n', '', c.source, flags=re.M) for c in nb.cells if c.cell_type == 'code']
+    return hashlib.sha1('\0'.join(code).encode()).hexdigest()[:12]
 
 def small_png(b64, most=60_000):
     "Reduce the colours of a picture until it is small."

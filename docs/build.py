@@ -1,0 +1,74 @@
+"""Build the site from the stored notebooks: `python docs/build.py`, then open _build/site/index.html.
+
+Strict: whatever the converter, nbdev or Sphinx complains of makes it fail (`--look` builds all the same).
+"""
+import argparse, json, shutil, sys, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+from api import write_api
+from convert import FOLDERS, PAGES, PARTS, Book
+
+def toctree(caption, entries, hidden=True):
+    return '\n'.join(['```{toctree}', *([':hidden:'] if hidden else []), *([f':caption: {caption}'] if caption else []), *entries, '```', ''])
+
+def write_parts(book):
+    "A page for each folder of chapters, and the contents of the book."
+    trees = []
+    for part,folders in PARTS.items():
+        entries = ['start', 'tour'] if part == 'Book' else []
+        for folder in (f[1:] for f in folders):
+            chapters = [c for c in book.chapters if c.folder == folder]
+            if not chapters: continue
+            rows = [f'| [{c.number} · {c.title}](/{c.doc}.ipynb) | {c.blurb} |' for c in chapters]
+            text = [f'# {FOLDERS[folder]}', '', '| chapter | in a line |', '|---|---|', *rows, '', toctree('', [c.doc.split('/')[-1] for c in chapters])]
+            (book.out/folder/'index.md').write_text('\n'.join(text), encoding='utf-8')
+            entries.append(f'{folder}/index')
+        if entries: trees.append(toctree(part, entries))
+    trees.append(toctree('Reference', ['paper', 'api/index', 'glossary', 'results', 'changelog', 'contributing']))
+    return '\n'.join(trees)
+
+def write_pages(book):
+    "The pages that are texts: ours of docs/, and those of the project that readers look for."
+    front = write_parts(book)
+    for name in ('index.md', 'paper.md', 'glossary.md'):
+        page = book.page(HERE/name, name.removesuffix('.md'))
+        text = book.markdown(f'docs/{name}', page, (HERE/name).read_text(encoding='utf-8'))
+        (book.out/name).write_text(text + ('\n' + front if name == 'index.md' else ''), encoding='utf-8')
+    for source,name in PAGES.items():
+        text = (ROOT/source).read_text(encoding='utf-8')
+        (book.out/name).write_text(book.markdown(source, book.page(ROOT/source, name.removesuffix('.md')), text), encoding='utf-8')
+
+def convert(book):
+    "Everything that Sphinx reads."
+    shutil.rmtree(book.out, ignore_errors=True)
+    extra = book.out/'_extra/_notebooks'
+    extra.mkdir(parents=True)
+    for chapter in book.chapters:
+        book.write(chapter)
+        shutil.copy(chapter.path, extra)
+    (book.out/'notebooks.json').write_text(json.dumps({c.doc: c.where for c in book.chapters}), encoding='utf-8')
+    write_api(book)
+    write_pages(book)
+    return book.problems
+
+def sphinx(source, site, strict):
+    "Sphinx's own build: unknown references and every warning count."
+    from sphinx.cmd.build import main
+    flags = ['-W', '--keep-going'] if strict else []
+    return main(['-b', 'html', '-n', '-q', '-j', '2', *flags, '-c', str(HERE), '-d', str(site.parent/'doctrees'), str(source), str(site)])
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--look', action='store_true', help='build in spite of warnings')
+    p.add_argument('--root', type=Path, default=ROOT, help='the project whose notebooks are read')
+    p.add_argument('--output', type=Path, default=ROOT/'_build', help='where source, site and cache are written')
+    args = p.parse_args()
+    start,book = time.time(), Book(args.root.resolve(), args.output.resolve()/'source')
+    shutil.rmtree(args.output/'site', ignore_errors=True); shutil.rmtree(args.output/'doctrees', ignore_errors=True)
+    for line in convert(book): print(line, file=sys.stderr)
+    rc = sphinx(book.out, args.output.resolve()/'site', not args.look)
+    print(f'{args.output/"site"/"index.html"}: {len(book.chapters)} chapters, {len(book.problems)} problems, {time.time() - start:.0f} s')
+    sys.exit(0 if args.look else rc or bool(book.problems))
