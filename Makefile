@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check notebooks lab wheel clean
+.PHONY: help demo test check notebooks docs lab wheel clean
 
 help:
 	@echo "make demo       install, pre-train on the images on board, show what was learned (runs/demo)"
 	@echo "make test       everything that must hold: export, layering, notebooks, pytest"
 	@echo "make notebooks  run every notebook from a fresh kernel; export the library, clean, write README.md"
+	@echo "make docs       build the book's site, strictly: _build/site/index.html"
 	@echo "make lab        read and run the book in JupyterLab"
 	@echo "make check      the quick part of the tests: is all that is generated up to date?"
 	@echo "make wheel      build the wheel, install it alone in a bare environment, run its commands there"
@@ -22,7 +23,7 @@ help:
 	@touch $@
 
 .venv/.dev: .venv/.user
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
 
 demo: .venv/.user
@@ -41,6 +42,9 @@ notebooks: .venv/.dev
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 
+docs: .venv/.dev
+	$(BIN)/python docs/build.py
+
 lab: .venv/.dev
 	$(BIN)/jupyter lab nbs/index.ipynb
 
@@ -48,4 +52,4 @@ wheel: .venv/.dev
 	$(BIN)/python tools/check_wheel.py
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv _build build dist *.egg-info

@@ -1,6 +1,6 @@
 "Pages of the library's modules: an entry for each public symbol, with its signature, its documentation, and a table of its documented parameters (docments)."
 import ast, enum, functools, importlib, inspect, posixpath, re
-from pathlib import Path
+from types import SimpleNamespace
 from fastcore.docments import docments
 
 def text_of(anno):
@@ -31,9 +31,14 @@ def signature(obj):
 
 def cell(text): return re.sub(r'\s*\n\s*', ' ', text.strip()).replace('|', r'\|')
 
-def table(obj, where, book, show=True):
+def fields(obj):
+    "The fields of a named tuple, with their comments: `docments` reads those of functions and data classes only."
+    lines = re.findall(r'^    (\w+):([^=#\n]+?)(?: *= *([^#\n]+?))? *# *(.*)$', inspect.getsource(obj), re.M)
+    return {n: SimpleNamespace(anno=a.strip(), default=d or inspect.Parameter.empty, docment=c) for n,a,d,c in lines if n in obj._fields}
+
+def table(obj, where, book):
     "Parameters and result, from the docments."
-    try: docs = docments(obj, full=True, returns=True)
+    try: docs = fields(obj) if hasattr(obj, '_fields') else docments(obj, full=True, returns=True)
     except (TypeError, ValueError, OSError, KeyError): return ''
     rows = []
     for name,d in docs.items():
@@ -66,7 +71,7 @@ def entry(book, chapter, module, full, spot):
     target = static.fget if isinstance(static, property) else static.func if isinstance(static, functools.cached_property) else obj
     where = f'{chapter.where}: {short}'
     doc = inspect.cleandoc(target.__doc__ or '') if not (inspect.isclass(obj) and (obj.__doc__ or '').startswith(f'{obj.__name__}(')) else ''
-    back = f'<a class="taught" href="../{chapter.doc}.html#{spot}">chapter {chapter.number}</a>' if len(parts) == 1 else ''
+    back = f'<a class="taught" href="../{chapter.doc}.html#{spot}">how it works: chapter {chapter.number}</a>' if len(parts) == 1 else ''
     body = '\n\n'.join(t for t in (book.plain(where, doc), table(target, where, book) if kind != 'property' else '', back) if t)
     return '\n'.join([f'`````{{py:{kind}}} {short}{sig}', *options, '', body, '`````', ''])
 

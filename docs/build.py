@@ -34,12 +34,12 @@ def write_pages(book):
     "The pages that are texts: ours of docs/, and those of the project that readers look for."
     front = write_parts(book)
     for name in ('index.md', 'paper.md', 'glossary.md'):
-        page = book.page(HERE/name, name.removesuffix('.md'))
-        text = book.markdown(f'docs/{name}', page, (HERE/name).read_text(encoding='utf-8'))
+        path = book.root/'docs'/name
+        text = book.markdown(f'docs/{name}', book.page(path, name.removesuffix('.md')), path.read_text(encoding='utf-8'))
         (book.out/name).write_text(text + ('\n' + front if name == 'index.md' else ''), encoding='utf-8')
     for source,name in PAGES.items():
-        text = (ROOT/source).read_text(encoding='utf-8')
-        (book.out/name).write_text(book.markdown(source, book.page(ROOT/source, name.removesuffix('.md')), text), encoding='utf-8')
+        path = book.root/source
+        (book.out/name).write_text(book.markdown(source, book.page(path, name.removesuffix('.md')), path.read_text(encoding='utf-8')), encoding='utf-8')
 
 def convert(book):
     "Everything that Sphinx reads."

@@ -25,10 +25,11 @@ html_extra_path = [str(HERE.parent/'_build/source/_extra')]
 html_theme = 'sphinx_book_theme'
 html_title = 'mae_nb'
 html_static_path = ['_static']
-html_css_files = ['site.css']
+html_css_files,html_js_files = ['site.css'], ['site.js']
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
+html_context = dict(default_mode='auto')
 copybutton_exclude = '.linenos, .gp, .go'
 html_theme_options = dict(
     repository_url=cfg['git_url'].rstrip('/'), repository_branch='main', use_repository_button=True, use_issues_button=False, use_download_button=False,

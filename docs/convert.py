@@ -5,7 +5,7 @@ figures with number, caption and alternative text, numbered equations, call-outs
 Whatever a reader would stumble over is told to `problem`, which makes the build fail: a link to nothing, a symbol that nobody knows,
 a missing picture or alternative text, an equation out of order.
 """
-import ast, builtins, json, keyword, posixpath, re, shutil
+import ast, builtins, json, keyword, os, posixpath, re, shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -126,9 +126,8 @@ class Book:
         "A link of a notebook, as a link of the site."
         if re.match(r'[a-z]+:|#', url): return url
         path,_,frag = url.partition('#')
-        target = (chapter.path.parent/path).resolve()
-        if not target.exists(): self.problem(where, f'broken link: {url}'); return url
-        rel = target.relative_to(self.root.resolve()).as_posix()
+        rel = os.path.relpath(chapter.path.parent/path, self.root)
+        if rel.startswith('..') or not (self.root/rel).exists(): self.problem(where, f'broken link: {url}'); return url
         frag = f'#{frag}' if frag else ''
         if rel.endswith('.ipynb') and rel.startswith('nbs/'): return f'/{Chapter(self.root, self.root/rel).doc}.ipynb{frag}'
         if rel in PAGES: return f'/{PAGES[rel]}{frag}'
@@ -238,6 +237,7 @@ class Book:
             if any(m.startswith('default_exp') for m in mine) or not cell.source.strip(): continue
             if cell.cell_type == 'markdown':
                 text = self.markdown(where, chapter, cell.source)
+                if chapter.doc == 'start': text = re.sub(r'^# .*', '# Start here', text, count=1)
                 if i == 0 and chapter.number: text = text.replace('# ', f'# {chapter.number} · ', 1)
                 yield md(text)
             elif cell.cell_type == 'code':

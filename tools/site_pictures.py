@@ -1,0 +1,56 @@
+"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens`.
+
+hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
+screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode; the README shows two of them
+"""
+import argparse, sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
+    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_patches/masking.html', 1280, 860, False, '#a-mask-is-a-ranking'),
+    'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_patches/masking.html', 390, 844, False, '#all-together .touch'),
+    'dark': ('1_patches/positions.html', 1280, 860, True, '.touch')}
+
+def hero():
+    "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."
+    import torch
+    from PIL import Image
+    from mae_nb.data import fashion, normalise
+    from mae_nb.hub import from_pretrained
+    from mae_nb.masking import random_scores
+    from mae_nb.show import reconstruct
+    model,test = from_pretrained('fashion_nano'), fashion('test')
+    ids = [int((test.labels == c).nonzero()[0]) for c in range(10)]
+    imgs = normalise(test.imgs[ids], model.cfg.mean, model.cfg.std)
+    r = reconstruct(model, imgs, scores=random_scores(10, 49, torch.Generator().manual_seed(0)))
+    rows = [r.masked, r.pasted, r.image]
+    side,gap = 28*6, 8
+    sheet = Image.new('RGBA', (10*(side + gap) - gap, 3*(side + gap) - gap), (0, 0, 0, 0))
+    for y,row in enumerate(rows):
+        for x,img in enumerate(row):
+            tile = Image.fromarray((img[0].clamp(0, 1)*255).round().byte().numpy()).resize((side, side), Image.NEAREST)
+            sheet.paste(tile, (x*(side + gap), y*(side + gap)))
+    sheet.save(ROOT/'docs/_static/hero.webp', lossless=True, method=6)
+
+def screens():
+    "Photograph the built site."
+    from playwright.sync_api import sync_playwright
+    sys.path.insert(0, str(ROOT/'tests'))
+    from test_site import browser_path
+    (ROOT/'docs/screens').mkdir(exist_ok=True)
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=browser_path())
+        for name,(page,width,height,dark,where) in SCREENS.items():
+            tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light').new_page()
+            tab.goto(f'file://{ROOT}/_build/site/{page}')
+            tab.wait_for_load_state('networkidle')
+            if where: tab.evaluate('where => window.scrollTo(0, document.querySelector(where).getBoundingClientRect().top - 80)', where)
+            tab.wait_for_timeout(500)
+            tab.screenshot(path=ROOT/f'docs/screens/{name}.png')
+        browser.close()
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=['hero', 'screens'])
+    dict(hero=hero, screens=screens)[p.parse_args().what]()
