@@ -46,7 +46,7 @@ docs: .venv/.dev
 	$(BIN)/python docs/build.py
 
 lab: .venv/.dev
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
 
 wheel: .venv/.dev
 	$(BIN)/python tools/check_wheel.py

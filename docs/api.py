@@ -29,6 +29,11 @@ def signature(obj):
         parts.append(str(p.replace(default=p.empty)) + (f'={d}' if d else ''))
     return f'({", ".join(parts)})'
 
+def typed(book, anno):
+    "A type as code, linked where it is one of the library's."
+    anno = 'None' if anno == 'NoneType' else anno
+    return f'{{py:obj}}`{anno} <{book.full_names[anno]}>`' if anno in book.full_names else f'`{anno}`' if anno else ''
+
 def cell(text): return re.sub(r'\s*\n\s*', ' ', text.strip()).replace('|', r'\|')
 
 def fields(obj):
@@ -43,13 +48,13 @@ def table(obj, where, book):
     rows = []
     for name,d in docs.items():
         if name in ('self', 'cls', 'return'): continue
-        code = lambda s: f'`{s}`' if s else ''
-        rows.append(f'| `{name}` | {cell(code(text_of(d.anno)))} | {cell(code(default_of(d.default)))} | {cell(book.plain(where, d.docment or ""))} |')
+        kind,default = text_of(d.anno), default_of(d.default)
+        rows.append(f'| `{name}` | {cell(typed(book, kind))} | {cell(f"`{default}`" if default else "")} | {cell(book.plain(where, d.docment or ""))} |')
     out = '\n'.join(['| parameter | type | default | meaning |', '|---|---|---|---|', *rows]) if rows else ''
     r = docs.get('return')
     if r and (text_of(r.anno) or r.docment):
         anno = text_of(r.anno)
-        out += f'\n\n**Returns** {f"`{anno}`" if anno else ""}{": " if anno and r.docment else ""}{book.plain(where, r.docment or "")}'
+        out += f'\n\n**Returns** {typed(book, anno)}{": " if anno and r.docment else ""}{book.plain(where, r.docment or "")}'
     return out
 
 def entry(book, chapter, module, full, spot):

@@ -133,6 +133,12 @@ class Book:
         if rel in PAGES: return f'/{PAGES[rel]}{frag}'
         return f'https://github.com/mae-nb/mae_nb/blob/main/{rel}{frag}'
 
+    def label(self, text, url):
+        "The words of a link: a notebook that is called by its file's name gets the chapter's own."
+        stem = Path(url.partition('#')[0]).stem
+        there = next((c for c in self.chapters if c.path.stem == stem), None)
+        return f'[{there.number} · {there.title}]' if there and there.number and text == f'[{stem}]' else text
+
     def image(self, where, chapter, alt, url):
         "A picture that a text shows."
         if not alt.strip(): self.problem(where, f'{url}: no alternative text')
@@ -158,7 +164,7 @@ class Book:
             if i % 2: parts[i] = self.equation(where, chapter, p) if p[0] == '$' else self.symbol(where, p[1:-1])
             else:
                 p = re.sub(r'!\[([^\]]*)\]\(([^)\s]+)\)', lambda m: self.image(where, chapter, m[1], m[2]), p)
-                p = re.sub(r'(\[[^\]\n]*\])\((?!/_pictures)([^)\s]+)\)', lambda m: f'{m[1]}({self.link(where, chapter, m[2])})', p)
+                p = re.sub(r'(\[[^\]\n]*\])\((?!/_pictures)([^)\s]+)\)', lambda m: f'{self.label(m[1], m[2])}({self.link(where, chapter, m[2])})', p)
                 parts[i] = re.sub(r'(?P<kind>[Ee]quation|Figure) \(?(?P<of>\d+[a-z]?)\.(?P<k>\d+)\)?', lambda m: self.reference(where, chapter, m), p)
         return ''.join(parts)
 

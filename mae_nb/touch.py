@@ -55,7 +55,7 @@ def _page(data, width, pixels):
     for i,c in zip(data['start'], data['controls']): k = k*len(c['options']) + i
     script,css = (files('mae_nb').joinpath('assets', f'touch.{x}').read_text(encoding='utf-8') for x in ('js', 'css'))
     alt = html.escape(f'{data["alt"]} {data["captions"][k]}')
-    page = (f'<style>{css}</style><figure class="touch" id="{ident}" style="--touch-width: {width}px">'
+    page = (f'<style>{css}</style><figure class="touch" id="{ident}" style="--touch-width: {width}px" data-lm-suppress-shortcuts="true">'
             f'<span class="touch-box"><img {"class=touch-pixels " if pixels else ""}src="{data["pictures"][k]}" alt="{alt}"></span>'
             f'<figcaption aria-live="polite">{html.escape(data["captions"][k])}</figcaption><div class="touch-panel"></div></figure>'
             f'<script>({script})("{ident}", {text})</script>')

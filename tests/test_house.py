@@ -1,5 +1,5 @@
 "The house is in order: what is generated is up to date, and modules import only what stands before them in the book."
-import ast, re, shutil, subprocess, sys
+import ast, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -60,6 +60,13 @@ def test_export_and_clean_change_nothing(tmp_path):
 
 def test_outputs_are_of_this_code():
     r = run('tools/run_nbs.py', '--check'); assert r.returncode == 0, r.stdout
+
+@pytest.mark.parametrize('path', sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not {'runs', '.ipynb_checkpoints'} & set(p.parts)), ids=lambda p: p.stem)
+def test_colab_finds_the_project(path):
+    "On Colab a notebook fetches the project and goes to its own folder, before anything else runs."
+    code = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    first = next(c for c in code if 'default_exp' not in c)
+    assert "if 'google.colab' in sys.modules" in first and f'%cd -q /content/mae_nb/{path.parent.relative_to(ROOT).as_posix()}' in first
 
 def test_readme_is_of_this_index():
     r = run('tools/readme.py', '--check'); assert r.returncode == 0, r.stderr

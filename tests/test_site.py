@@ -23,6 +23,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def browser():
+    if sys.version_info < (3, 11): pytest.skip("Python 3.10 gets an older theme, whose pages are built, but not tried in a browser")
     if not browser_path():
         assert not os.environ.get('CI'), 'CI needs a Chromium'
         pytest.skip('no Chromium here: the site is not tried in a browser')

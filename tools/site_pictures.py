@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
-    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_patches/masking.html', 1280, 860, False, '#a-mask-is-a-ranking'),
+    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('tour.html', 1280, 860, False, '#first-you'),
     'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_patches/masking.html', 390, 844, False, '#all-together .touch'),
     'dark': ('1_patches/positions.html', 1280, 860, True, '.touch')}
 
@@ -35,6 +35,7 @@ def hero():
 
 def screens():
     "Photograph the built site."
+    from PIL import Image
     from playwright.sync_api import sync_playwright
     sys.path.insert(0, str(ROOT/'tests'))
     from test_site import browser_path
@@ -47,7 +48,9 @@ def screens():
             tab.wait_for_load_state('networkidle')
             if where: tab.evaluate('where => window.scrollTo(0, document.querySelector(where).getBoundingClientRect().top - 80)', where)
             tab.wait_for_timeout(500)
-            tab.screenshot(path=ROOT/f'docs/screens/{name}.png')
+            path = ROOT/f'docs/screens/{name}.png'
+            tab.screenshot(path=path)
+            Image.open(path).convert('RGB').quantize(128).save(path, optimize=True)
         browser.close()
 
 if __name__ == '__main__':

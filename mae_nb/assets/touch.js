@@ -23,6 +23,7 @@ function (id, data) {
       box.tabIndex = 0;
       box.setAttribute('role', 'slider');
       box.setAttribute('aria-label', control.name + ': click, or use the arrow keys');
+      panel.append(make('small', {textContent: 'Click on the picture, or use the arrow keys.'}));
       box.setAttribute('aria-valuemin', 0);
       box.setAttribute('aria-valuemax', sizes[n] - 1);
       redraw.push(() => { box.setAttribute('aria-valuenow', at[n]); box.setAttribute('aria-valuetext', control.options[at[n]]); });
