@@ -1,5 +1,5 @@
 "Pages of the library's modules: an entry for each public symbol, with its signature, its documentation, and a table of its documented parameters (docments)."
-import ast, enum, functools, importlib, inspect, posixpath, re
+import ast, enum, functools, importlib, inspect, re
 from types import SimpleNamespace
 from fastcore.docments import docments
 

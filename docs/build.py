@@ -58,7 +58,7 @@ def sphinx(source, site, strict):
     "Sphinx's own build: unknown references and every warning count."
     from sphinx.cmd.build import main
     flags = ['-W', '--keep-going'] if strict else []
-    return main(['-b', 'html', '-n', '-q', '-j', '2', *flags, '-c', str(HERE), '-d', str(site.parent/'doctrees'), str(source), str(site)])
+    return main(['-b', 'html', '-n', '-q', '-j', '2', *flags, '-c', str(HERE), '-D', f'html_extra_path={source}/_extra', '-d', str(site.parent/'doctrees'), str(source), str(site)])
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

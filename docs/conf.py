@@ -21,7 +21,6 @@ python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = 'hide'
 suppress_warnings = []
 exclude_patterns = ['_extra', 'notebooks.json']
-html_extra_path = [str(HERE.parent/'_build/source/_extra')]
 html_theme = 'sphinx_book_theme'
 html_title = 'mae_nb'
 html_static_path = ['_static']
