@@ -89,15 +89,16 @@ def test_a_problem_fails_the_build(tmp_path):
     for name in ('mae_nb', 'tests', 'tools', 'settings.ini', 'Makefile', 'results', 'CHANGELOG.md', 'CONTRIBUTING.md'): (tmp_path/name).symlink_to(ROOT/name)
     path = tmp_path/'nbs/1_patches/01_patches.ipynb'
     nb = json.loads(path.read_text())
-    nb['cells'][2]['source'] = ['See [there](02_positions.ipynb#no-such-heading).']
+    k = next(i for i,c in enumerate(nb['cells']) if i and c['cell_type'] == 'markdown')
+    nb['cells'][k]['source'] = ['See [there](02_positions.ipynb#no-such-heading).']
     path.write_text(json.dumps(nb))
     done = subprocess.run([sys.executable, tmp_path/'docs/build.py', '--output', tmp_path/'out'], capture_output=True, text=True)
     assert done.returncode == 1 and 'no-such-heading' in done.stderr and '0 problems' in done.stdout, done.stderr
-    nb['cells'][2]['source'] = ['![](../../results/demo.png)']
+    nb['cells'][k]['source'] = ['![](../../results/demo.png)']
     path.write_text(json.dumps(nb))
     from convert import Book
     from build import convert
-    assert convert(Book(tmp_path, tmp_path/'again')) == ['nbs/1_patches/01_patches.ipynb: cell 2: ../../results/demo.png: no alternative text']
+    assert convert(Book(tmp_path, tmp_path/'again')) == [f'nbs/1_patches/01_patches.ipynb: cell {k}: ../../results/demo.png: no alternative text']
 
 # --- what the built site holds ---
 def test_every_address_of_nbdev_is_there(site):
