@@ -12,7 +12,8 @@ from mae_nb.augment import CentreView, TrainView, augmentations, crop_box, sampl
 from mae_nb.batches import Skipped, train_loader
 from mae_nb.pack import PackConfig, check, index_shards, pack
 from mae_nb.bench import make_jpegs, pixel_bounds, without_regions
-from mae_nb.pretrain import PretrainConfig, prepare, steps
+from mae_nb.pretrain import PretrainTask
+from mae_nb.tasks.config import PretrainConfig
 from mae_nb.cli import mae_bench, mae_data, mae_pretrain
 
 def encoded(im, kind='JPEG', **kw): out = io.BytesIO(); im.save(out, kind, **kw); return out.getvalue()
@@ -145,7 +146,7 @@ def test_folder_without_images(tmp_path):
 def test_flat_folder(tmp_path):
     for i in range(3): (tmp_path/f'{i}.jpg').write_bytes(GOOD['plain'])
     found = FolderImages(tmp_path)
-    assert found.classes is None and found.labels.tolist() == [-1]*3 and prepare(PretrainConfig(data=tmp_path, model='mae_vit_tiny_patch16', batch_size=3, device='cpu')).view
+    assert found.classes is None and found.labels.tolist() == [-1]*3 and PretrainTask(PretrainConfig(data=tmp_path, model='mae_vit_tiny_patch16', batch_size=3, device='cpu')).dataset
 
 def test_mutated_jpegs():
     "2 000 damaged JPEGs: each is decoded or counted, by both decoders, whole and in part."

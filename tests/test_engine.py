@@ -8,14 +8,16 @@ from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
 from mae_nb.cli import mae_pretrain
 from mae_nb.loop import read_log
 from mae_nb.hub import from_pretrained
-from mae_nb.pretrain import PretrainConfig, prepare, pretrain, steps
+from mae_nb.pretrain import PretrainTask, pretrain
+from mae_nb.tasks.config import PretrainConfig
+from mae_nb.train.engine import task_steps
 
 BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
 QUIET = dict(say=lambda line: None)
 
 def losses(**changes):
     cfg = replace(BASE, **changes)
-    return [r['loss'].mean().item() for r in steps(cfg, prepare(cfg))]
+    return [r['loss'].mean().item() for r in task_steps(PretrainTask(cfg))]
 
 def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
 
@@ -34,19 +36,19 @@ def test_seed_matters(plain): assert far(plain, losses(seed=1)) > 1e-3
 def test_masks_per_image():
     "Four masks for one image: a batch of 32 decodes 8, and an epoch has four times the steps."
     cfg = replace(BASE, masks_per_image=4)
-    job = prepare(cfg)
-    assert job.steps_per_epoch == 10_000//8 and job.effective_batch == 32 and job.lr == prepare(BASE).lr
-    img,scores = job.view[0, 0]
+    task = PretrainTask(cfg)
+    assert task.steps_per_epoch == 10_000//8 and task.effective_batch == 32 and task.lr == PretrainTask(BASE).lr
+    img,scores = task.dataset[0, 0]
     assert scores.shape == (4, 49) and len(scores.unique(dim=0)) == 4
     seen = []
-    job.model.register_forward_pre_hook(lambda m, args: seen.append(args))
-    next(steps(cfg, job))
+    task.model.register_forward_pre_hook(lambda m, args: seen.append(args))
+    next(task_steps(task))
     imgs,_,scores,_ = seen[0]
     assert imgs.shape[0] == scores.shape[0] == 32
     assert torch.equal(imgs[0], imgs[3]) and not torch.equal(imgs[0], imgs[4])
 
-def test_passes_with_a_loading_process():
-    "The batches of a step are held together; their memory is not used again meanwhile."
+def test_accumulation_with_a_worker():
+    "The memory of a batch is used again only after its gradients are taken."
     assert losses(batch_size=4, accum_iter=8, max_steps=4) == losses(batch_size=4, accum_iter=8, max_steps=4, num_workers=1)
 
 # -- runs that are there already
@@ -80,7 +82,7 @@ def test_what_a_run_holds(finished):
     assert state['config']['blr'] == 6e-3 and set(state['versions']) == {'torch', 'torchvision', 'timm'} and set(state['files']) == {
         'ema.safetensors', 'model.json', 'model.safetensors', 'optim.safetensors', 'rng.safetensors'}
     assert any((finished/'tensorboard').iterdir())
-    assert {'images_per_s', 'data', 'communicate', 'compute', 'memory', 'tflops'} <= set(read_log(finished/'log.jsonl')[-1])
+    assert {'images_per_s', 'data', 'compute', 'memory', 'tflops'} <= set(read_log(finished/'log.jsonl')[-1])
 
 def test_a_finished_run_is_left_alone(run, finished):
     assert again(run) == 0 and same_weights(run, finished)
@@ -156,7 +158,7 @@ def test_resume_by_another_recipe(run, capsys, flags, said):
     before = {p: p.read_bytes() for p in run.rglob('*') if p.is_file()}
     assert again(run, *flags) == 2
     err = capsys.readouterr().err
-    assert 'another job' in err and said in err
+    assert 'another configuration' in err and said in err
     assert before == {p: p.read_bytes() for p in run.rglob('*') if p.is_file()}  # not a byte was changed
 
 def test_checkpoint_of_another_model(run, tmp_path, capsys):
@@ -274,15 +276,13 @@ def test_nothing_in_a_step_waits_for_the_device(changes):
             seen.add(func.overloadpacket._qualified_op_name.split('::')[1])
             return func(*args, **(kwargs or {}))
     cfg = replace(BASE, **changes)
-    job = prepare(cfg)
-    view = [job.view[0, i] for i in range(64)]
-    import mae_nb.pretrain as engine
+    task = PretrainTask(cfg)
+    view = [task.dataset[0, i] for i in range(64)]
     ready = [torch.utils.data.default_collate(view[i:i+cfg.batch_size//cfg.masks_per_image]) for i in (0, 8, 16, 24)]
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(engine, 'train_loader', lambda *a, **k: ready)
-        run = steps(cfg, job)
-        next(run)  # the optimiser makes its state
-        with Watch(): next(run)
+    task.batches = lambda start, say: ready
+    run = task_steps(task)
+    next(run)  # the optimiser makes its state
+    with Watch(): next(run)
     assert {'argsort', 'sort'} & seen and any('adamw' in s for s in seen) and not WAITS & seen
     with Watch(): torch.ones(1).item()
     assert WAITS & seen  # it would have been noticed

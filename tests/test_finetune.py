@@ -4,24 +4,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
-from mae_nb import finetune as engine
+from mae_nb import finetune as tuning
 from mae_nb.augment import sample_generator, seeded
 from mae_nb.checkpoint import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data import TensorImages, fashion
 from mae_nb.evaluation import evaluate
-from mae_nb.finetune import FinetuneConfig, begin, finetune, loss_for, prepare, steps
+from mae_nb.finetune import FinetuneTask, finetune
 from mae_nb.hub import from_pretrained
 from mae_nb.weights import Weights
 from mae_nb.labelled import ClassView, label_share
 from mae_nb.knn import extract_features, knn_rank, linear_predict
-from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
 from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, ViTClassifier, classifier_config, mae_config
 from mae_nb.optim import layer_groups, make_lars
-from mae_nb.partial import PartialConfig, tune_partially
-from mae_nb.pretrain import PretrainConfig
+from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from mae_nb.recipes import recipe, recipes
+from mae_nb.train import engine
+from mae_nb.train.engine import task_steps
 
 ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
@@ -60,20 +60,20 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
     monkeypatch.setattr('mae_nb.labelled.load_images', lambda *_: photographs)
-    monkeypatch.setattr(engine, 'mae_config', lambda name: MAEConfig(**small))
+    monkeypatch.setattr(tuning, 'mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train', capture)
     if cfg.encoder:
         c = MAEConfig(**small)
-        monkeypatch.setattr(engine, 'find_weights', lambda *_: (None, {}))
-        monkeypatch.setattr(engine, 'read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
+        monkeypatch.setattr(tuning, 'find_weights', lambda *_: (None, {}))
+        monkeypatch.setattr(tuning, 'read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
     batch = dict(effective_batch=1024, batch_size=32) if cfg.effective_batch > 8192 else {}  # there are 8192 images
     cfg = replace(cfg, device='cpu', num_workers=0, img_size=None, **batch)
-    job = prepare(cfg); state = begin(cfg, job)
-    with pytest.raises(RuntimeError): next(steps(cfg, job, state, **QUIET))  # StopIteration in a generator
-    return cfg, job, state, got
+    task = FinetuneTask(cfg)
+    with pytest.raises(RuntimeError): next(task_steps(task))  # StopIteration in a generator
+    return cfg, task, got
 
-def by_name(job, optimizer):
-    names = {id(p): n for n,p in job.model.named_parameters()}
+def by_name(task, optimizer):
+    names = {id(p): n for n,p in task.model.named_parameters()}
     return {names[id(p)]: g for g in optimizer.param_groups for p in g['params']}
 
 @pytest.mark.parametrize('name', [n for n in JUDGES if 'finetune' in n or 'scratch' in n or '_inat' in n or '_places' in n])
@@ -83,62 +83,62 @@ def test_fine_tuning_recipes(name, monkeypatch, photographs):
     epochs,blr,decay,path = NINE[size] if release else PAPER[size]
     if scratch: epochs,path = ELEVEN[size]; blr = 1e-4
     if '_inat' in name or '_places' in name: epochs = 100
-    cfg,job,state,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
-    depth,groups = DEPTH[size],by_name(job, got['optimizer'])
-    assert len(groups) == len(list(job.model.parameters())) and isinstance(got['optimizer'], torch.optim.AdamW)
+    cfg,task,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
+    depth,groups = DEPTH[size],by_name(task, got['optimizer'])
+    assert len(groups) == len(list(task.model.parameters())) and isinstance(got['optimizer'], torch.optim.AdamW)
     effective,warm = (4096, 20) if scratch else (1024, 5)
-    assert job.effective_batch == effective and job.total_steps == epochs*8192//effective
+    assert task.effective_batch == effective and task.total_steps == epochs*8192//effective
     assert {g['betas'] for g in groups.values()} == {(0.9, 0.95) if scratch else (0.9, 0.999)}
     for n,g in groups.items():
-        spared = job.model.get_parameter(n).ndim == 1 or (not scratch and n in ('pos_embed', 'cls_token'))
+        spared = task.model.get_parameter(n).ndim == 1 or (not scratch and n in ('pos_embed', 'cls_token'))
         assert g['weight_decay'] == (0 if spared else 0.3 if scratch else 0.05), n
         layer = 0 if n.split('.')[0] in ('pos_embed', 'cls_token', 'patch_embed') else int(n.split('.')[1]) + 1 if n.startswith('blocks') else depth + 1
         assert g.get('lr_scale', 1.) == pytest.approx(1. if scratch else decay**(depth + 1 - layer)), n
     peak,per = blr*effective/256,8192//effective
-    lr_of,W,T = got['lr_of'],warm*per,job.total_steps
+    lr_of,W,T = got['lr_of'],warm*per,task.total_steps
     end = 0. if scratch else 1e-6
     assert lr_of(0) == 0 and lr_of(W/2) == pytest.approx(peak/2) and lr_of(W) == pytest.approx(peak) and lr_of(T) == pytest.approx(end, abs=1e-12)
     assert lr_of((W + T)/2) == pytest.approx((peak + end)/2)
-    rates = [getattr(b.drop_path1, 'drop_prob', 0.) for b in job.model.blocks]
-    assert rates == pytest.approx([path*i/(depth - 1) for i in range(depth)], abs=1e-6) and [getattr(b.drop_path2, 'drop_prob', 0.) for b in job.model.blocks] == rates
+    rates = [getattr(b.drop_path1, 'drop_prob', 0.) for b in task.model.blocks]
+    assert rates == pytest.approx([path*i/(depth - 1) for i in range(depth)], abs=1e-6) and [getattr(b.drop_path2, 'drop_prob', 0.) for b in task.model.blocks] == rates
     view = got['batches'].view
-    assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and job.model.global_pool == 'avg'
+    assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and task.model.global_pool == 'avg'
     assert len(view.change.ops) == 15 and {(op.magnitude, op.magnitude_std, op.prob) for op in view.change.ops} == {(9, 0.5, 0.5)} and view.change.num_layers == 2
     assert (view.erase.probability, view.erase.per_pixel, view.erase.max_count) == (0.25, True, 1) if release else view.erase is None
-    assert (state.average is not None) == scratch and (not scratch or cfg.ema == 0.9999)
-    std = job.model.head.weight.std().item()
-    assert std == pytest.approx(0.02 if scratch else 2e-5, rel=0.3) and (job.model.head.bias == 0).all()
-    assert got['clip_grad'] is None and job.model.cfg.batch_norm is False and cfg.smoothing == 0.1 and (cfg.mixup, cfg.cutmix) == (0.8, 1.)
+    assert cfg.ema == (0.9999 if scratch else None)
+    std = task.model.head.weight.std().item()
+    assert std == pytest.approx(0.02 if scratch else 2e-5, rel=0.3) and (task.model.head.bias == 0).all()
+    assert got['clip_grad'] is None and task.model.cfg.batch_norm is False and cfg.smoothing == 0.1 and (cfg.mixup, cfg.cutmix) == (0.8, 1.)
 
 @pytest.mark.parametrize('name', [n for n in JUDGES if 'linprobe' in n])
 def test_linear_probe_recipes(name, monkeypatch, photographs):
     "Table 10: LARS, no decay, BatchNorm without affine, random crops and flips only."
     size = name.split('_vit_')[1]
-    cfg,job,state,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
+    cfg,task,got = read_back(monkeypatch, photographs, JUDGES[name], DEPTH[size])
     assert (JUDGES[name].effective_batch, JUDGES[name].blr, JUDGES[name].warmup_epochs, JUDGES[name].min_lr) == (16384, 0.1, 10, 0)
     assert JUDGES[name].epochs == (50 if name.startswith('release') and size != 'base' else 90)
-    assert [n for n,p in job.model.named_parameters() if p.requires_grad] == ['head.1.weight', 'head.1.bias']
-    bn = job.model.head[0]
-    assert isinstance(bn, nn.BatchNorm1d) and not bn.affine and bn.eps == 1e-6 and job.model.global_pool == 'token'
+    assert [n for n,p in task.model.named_parameters() if p.requires_grad] == ['head.1.weight', 'head.1.bias']
+    bn = task.model.head[0]
+    assert isinstance(bn, nn.BatchNorm1d) and not bn.affine and bn.eps == 1e-6 and task.model.global_pool == 'token'
     assert [(type(got['optimizer']).__name__, g['weight_decay'], g['momentum'], g['always_adapt']) for g in got['optimizer'].param_groups] == [
         ('Lars', 0., 0.9, True), ('Lars', 0., 0.9, False)]
     view = got['batches'].view
     assert (view.kind, view.scale, view.flip, view.change, view.erase) == ('clip_crop', (0.08, 1.), True, None, None)
-    assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0) and job.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0) and task.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
 
 @pytest.mark.parametrize('name', [n for n in JUDGES if 'partial' in n])
 def test_partial_recipes(name, monkeypatch, photographs):
     blocks = float(name.split('blocks')[1])
-    cfg,job,_,got = read_back(monkeypatch, photographs, JUDGES[name], 24)
+    cfg,task,got = read_back(monkeypatch, photographs, JUDGES[name], 24)
     first = 24 - math.ceil(blocks)
-    learns = {n for n,p in job.model.named_parameters() if p.requires_grad}
+    learns = {n for n,p in task.model.named_parameters() if p.requires_grad}
     assert {n for n in learns if not n.startswith('blocks')} == {'head.weight', 'head.bias', 'fc_norm.weight', 'fc_norm.bias'}
     assert {int(n.split('.')[1]) for n in learns if n.startswith('blocks')} == set(range(first, 24))
     half = {n.split('.', 2)[2] for n in learns if n.startswith(f'blocks.{first}.')}
     assert ('attn.qkv.weight' in half) == (blocks != 0.5) and 'mlp.fc1.weight' in half and 'norm2.bias' in half
-    assert set(by_name(job, got['optimizer'])) == learns
-    job.model.train()
-    assert [b.training for b in job.model.blocks] == [i >= first for i in range(24)]
+    assert set(by_name(task, got['optimizer'])) == learns
+    task.model.train()
+    assert [b.training for b in task.model.blocks] == [i >= first for i in range(24)]
 
 # -- the parts
 
@@ -159,14 +159,14 @@ def test_lars_against_a_restatement():
 def test_mixup_targets(mae):
     "Targets of a mixed batch: smoothed, mixed by one number per batch, of pairs that mirror each other."
     cfg = FinetuneConfig(encoder=mae, mixup=0.8, cutmix=1., smoothing=0.1, batch_size=8, device='cpu')
-    job = prepare(cfg); state = begin(cfg, job); seen = []
-    state.together.call = lambda x: job.model(seen.append(x) or x)
+    task,seen = FinetuneTask(cfg),[]
+    task.batches(0)
+    forward = lambda x: task.model(seen.append(x) or x)
     imgs,labels = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8), torch.arange(8)
     calls = []
     import unittest.mock as mock
     with mock.patch('torch.nn.functional.cross_entropy', lambda a, b, **kw: calls.append((b, kw)) or a.sum()): 
-        loss_of = loss_for(cfg, job, state)
-        for _ in range(40): loss_of((imgs.clone(), labels))
+        for _ in range(40): task.loss(forward, (imgs.clone(), labels))
     kinds = set()
     for x,(target,kw) in zip(seen, calls):
         assert kw == dict(label_smoothing=0.) and torch.allclose(target.sum(1), torch.ones(8)) and target.min() == pytest.approx(0.01)
@@ -229,20 +229,20 @@ def test_knn_is_brute_force(k, bank_chunk, chunk):
 
 def test_lars_probe_comes_near_the_closed_form(mae, home):
     "On the same cached features: 90 epochs of LARS beside ridge regression."
-    cfg = LinprobeConfig(encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
+    cfg = replace(linprobe_defaults, encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
     top1 = [r['top1'] for r in read_log(finetune(cfg, **QUIET)/'log.jsonl') if 'top1' in r][-1]
-    job = prepare(cfg)
-    closed = 100*(linear_predict(job.view.feats, job.view.labels, job.test.feats) == job.test.labels).float().mean().item()
+    task = FinetuneTask(cfg)
+    closed = 100*(linear_predict(task.dataset.feats, task.dataset.labels, task.test.feats) == task.test.labels).float().mean().item()
     assert top1 > 60 and abs(top1 - closed) < 3, (top1, closed)
 
 def test_probe_with_and_without_cache(mae):
     "Fixed crops: cached features and images through the frozen encoder give the same losses."
-    losses = [[r['loss'].item() for r in steps(cfg, prepare(cfg), **QUIET)] for cache in (True, False)
-              for cfg in [LinprobeConfig(encoder=mae, cache=cache, max_steps=5, labels=0.1, batch_size=100, device='cpu')]]
+    losses = [[r['loss'].item() for r in task_steps(FinetuneTask(cfg))] for cache in (True, False)
+              for cfg in [replace(linprobe_defaults, encoder=mae, cache=cache, max_steps=5, labels=0.1, batch_size=100, device='cpu')]]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 def test_half_a_block_learns_and_nothing_else_moves(mae, home):
-    run = tune_partially(PartialConfig(encoder=mae, tuned_blocks=0.5, max_steps=3, device='cpu', labels=0.1, output_dir=home/'half', ema=0.5), **QUIET)
+    run = finetune(replace(partial_defaults, encoder=mae, tuned_blocks=0.5, max_steps=3, device='cpu', labels=0.1, output_dir=home/'half', ema=0.5), **QUIET)
     before,after = read_tensors(Path(mae)/'model.safetensors'),read_tensors(run/'model.safetensors')
     moved = {k.rsplit('.', 1)[0] for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])}
     assert moved == {'blocks.3.norm2', 'blocks.3.mlp.fc1', 'blocks.3.mlp.fc2'}
@@ -265,7 +265,7 @@ with join_world('cpu') as world:
 @pytest.mark.parametrize('processes', [2, 3])
 def test_every_image_counts_once(processes, mae, home):
     if not (home/'three').exists():
-        finetune(LinprobeConfig(encoder=mae, max_steps=30, device='cpu', output_dir=home/'three'), **QUIET)
+        finetune(replace(linprobe_defaults, encoder=mae, max_steps=30, device='cpu', output_dir=home/'three'), **QUIET)
         (home/'two.py').write_text(TWO)
     r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', str(processes), str(home/'two.py'), str(home/'three')],
                        env=ENV, capture_output=True, text=True, timeout=200)

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from mae_nb import pretrain as engine
+from mae_nb import pretrain
+from mae_nb.train import engine
 from mae_nb.cli import mae_pretrain
 from mae_nb.data import TensorImages
 from mae_nb.mae import MaskedAutoencoderViT
-from mae_nb.pretrain import PretrainConfig
+from mae_nb.pretrain import PretrainTask
+from mae_nb.tasks.config import PretrainConfig
 from mae_nb.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
 
@@ -23,38 +25,38 @@ def read_back(monkeypatch, images, cfg):
     "Everything that the loop is given: nothing is trained."
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise Captured
-    monkeypatch.setattr(engine, 'load_images', lambda *_: images)
+    monkeypatch.setattr(pretrain, 'load_images', lambda *_: images)
     monkeypatch.setattr(engine, 'train', capture)
-    job = engine.prepare(cfg); state = engine.begin(cfg, job)
-    with pytest.raises(Captured): next(engine.steps(cfg, job, state))
-    return job, state, got
+    task = PretrainTask(cfg)
+    with pytest.raises(Captured): next(engine.task_steps(task))
+    return task, got
 
 @pytest.mark.parametrize('name', IMAGENET)
 def test_table_8(name, monkeypatch, images):
     "The paper's Table 8, on a model as small as can be: its sizes are read back in another test."
     cfg = recipe(name).config
-    job,state,got = read_back(monkeypatch, images, replace(cfg, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu'))
+    task,got = read_back(monkeypatch, images, replace(cfg, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu'))
     optimizer,lr_of = got['optimizer'],got['lr_of']
     assert isinstance(optimizer, torch.optim.AdamW) and got['clip_grad'] is None and not got['scaler'].is_enabled()
     assert [(g['weight_decay'], g['betas']) for g in optimizer.param_groups] == [(0., (0.9, 0.95)), (0.05, (0.9, 0.95))]
     plain,decayed = ([p.ndim for p in g['params']] for g in optimizer.param_groups)
-    assert set(plain) == {1} and min(decayed) == 2 and len(plain) + len(decayed) == sum(p.requires_grad for p in job.model.parameters())
+    assert set(plain) == {1} and min(decayed) == 2 and len(plain) + len(decayed) == sum(p.requires_grad for p in task.model.parameters())
     loader,epochs = got['batches'],int((re.search(r'_(\d+)(_norm_pix)?$', name) or [0, 800])[1])
     if name in ('release_vit_base', 'release_vit_large', 'release_vit_huge'): epochs = 1600
-    assert job.total_steps == 2*epochs and len(loader) == 2*epochs*got['accum_iter']  # 8192 images are two steps an epoch
+    assert task.total_steps == 2*epochs and len(loader) == 2*epochs*got['accum_iter']  # 8192 images are two steps an epoch
     assert loader.batches.batch_size == 64 and loader.batches.per_step == 64*got['accum_iter'] == 4096
     warm,peak = 2*40,1.5e-4*4096/256
     assert lr_of(0) == 0 and lr_of(warm/2) == pytest.approx(peak/2) and lr_of(warm) == pytest.approx(peak) == pytest.approx(2.4e-3)
-    assert lr_of((warm + job.total_steps)/2) == pytest.approx(peak/2)
-    assert lr_of(job.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(job.total_steps - 1) < 1e-5
+    assert lr_of((warm + task.total_steps)/2) == pytest.approx(peak/2)
+    assert lr_of(task.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(task.total_steps - 1) < 1e-5
     view = loader.view
     assert view.scale == (0.2, 1.) and view.masks == 1 and view.reader == 'fast'
     assert view.kind == dict(none='none', fixed='fixed_crop', color='color_jitter').get(name.split('_aug_')[-1], 'rand_crop')  # Table 1e
     assert view.flip == (name != 'paper_vit_large_aug_none')
-    blocks = [*job.model.blocks, *job.model.decoder_blocks]
+    blocks = [*task.model.blocks, *task.model.decoder_blocks]
     assert all(isinstance(m, nn.Identity) for b in blocks for m in (b.drop_path1, b.drop_path2, b.ls1, b.ls2))  # no drop path, no layer scale
-    assert not any(isinstance(m, nn.Dropout) and m.p for m in job.model.modules())
-    c = job.model.cfg
+    assert not any(isinstance(m, nn.Dropout) and m.p for m in task.model.modules())
+    c = task.model.cfg
     assert c.mean == (0.485, 0.456, 0.406) and c.std == (0.229, 0.224, 0.225)
     assert c.loss_on == ('all' if 'all_patches' in name else 'removed')
 
@@ -62,10 +64,9 @@ def test_table_8(name, monkeypatch, images):
 def test_masks(name, monkeypatch, images):
     "The share of removed patches, and their pattern, in the batch that the model is given."
     cfg = replace(recipe(name).config, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu')
-    job,state,got = read_back(monkeypatch, images, cfg)
+    task,got = read_back(monkeypatch, images, cfg)
     seen = []
-    state.together.call = lambda *a: seen.append(a) or job.model(*a)
-    got['loss_of'](torch.utils.data.default_collate([job.view[0, i] for i in range(64)]))
+    task.loss(lambda *a: seen.append(a) or task.model(*a), torch.utils.data.default_collate([task.dataset[0, i] for i in range(64)]))
     (imgs,ratio,scores,_), = seen
     found = re.search(r'(mask|block|grid)(\d\d)$', name)
     assert imgs.shape == (64, 3, 16, 16) and ratio == (int(found[2])/100 if found else 0.75)
@@ -82,7 +83,7 @@ SIZES = dict(base=(768, 12, 12, 16), large=(1024, 24, 16, 16), huge=(1280, 32, 1
 @pytest.mark.parametrize('name', IMAGENET)
 def test_sizes(name):
     "Width, depth, heads and patch of the real model; nothing is allocated."
-    with torch.device('meta'): m = MaskedAutoencoderViT(engine.model_config(recipe(name).config, None))
+    with torch.device('meta'): m = MaskedAutoencoderViT(pretrain.model_config(recipe(name).config, None))
     width,depth,heads,patch = SIZES[re.search('tiny|small|base|large|huge', name)[0]]
     assert (m.embed_dim, len(m.blocks), m.blocks[0].attn.num_heads, m.patch_size) == (width, depth, heads, patch)
     assert m.cfg.img_size == (224, 224)
@@ -109,12 +110,12 @@ def test_every_number_of_the_paper_has_a_recipe():
     assert all(r.source and r.expected and r.hardware and r.hours for r in recipes.values())
 
 def test_small_scale(monkeypatch):
-    "The lessons' jobs as they are: prepared for real."
+    "The lessons' configurations as they are: prepared for real."
     for name in 'demo', 'demo_norm_pix', 'fashion_micro':
         cfg = replace(recipe(name).config, device='cpu')
-        job = engine.prepare(cfg)
-        assert job.effective_batch == 128 and job.steps_per_epoch == 10_000//128 and job.lr == pytest.approx(6e-3/2)
-        assert job.model.cfg.norm_pix_loss == (name == 'demo_norm_pix') and job.view.scale == (0.8, 1.)
+        task = PretrainTask(cfg)
+        assert task.effective_batch == 128 and task.steps_per_epoch == 10_000//128 and task.lr == pytest.approx(6e-3/2)
+        assert task.model.cfg.norm_pix_loss == (name == 'demo_norm_pix') and task.dataset.scale == (0.8, 1.)
 
 def test_print_and_flags(capsys):
     assert mae_pretrain(['--recipe', 'release_vit_large', '--print', '--effective_batch', '1024', '--batch_size', '32']) == 0

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from mae_nb.checkpoint import read_json, seed_all
 from mae_nb.data import load_images
-from mae_nb.finetune import FinetuneConfig, finetune
+from mae_nb.finetune import finetune
 from mae_nb.labelled import label_share
 from mae_nb.hub import from_pretrained
 from mae_nb.knn import extract_features, knn_predict, linear_predict, raw_pixels
-from mae_nb.linprobe import LinprobeConfig
 from mae_nb.loop import read_log
 from mae_nb.mae import MaskedAutoencoderViT
-from mae_nb.pretrain import PretrainConfig, pretrain
+from mae_nb.pretrain import pretrain
+from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults
 from mae_nb.report import machine
 
 PRETRAIN = PretrainConfig()
@@ -39,7 +39,7 @@ def tuned(base, home, seed, share, on, **values):
 def probed(run, home, seed, share, n, on):
     "The linear probe of the paper, on cached features."
     batch = min(512, n)
-    cfg = LinprobeConfig(encoder=run, pool='avg', labels=share, seed=seed, batch_size=batch, blr=6.4*256/batch, epochs=round(90*19/(n//batch)),
+    cfg = replace(linprobe_defaults, encoder=run, pool='avg', labels=share, seed=seed, batch_size=batch, blr=6.4*256/batch, epochs=round(90*19/(n//batch)),
                          eval_every=10_000, save_every=1000, resume='auto', **on, output_dir=f'{home}/linear-{share:g}-{seed}')
     log = read_log(finetune(cfg, say=lambda line: None)/'log.jsonl')
     return dict(top1=[r for r in log if 'top1' in r][-1]['top1'], epochs=cfg.epochs, steps=log[-1]['step'])
