@@ -72,7 +72,7 @@ def fresh_store(
 def join_world(
     device:str=None, # 'cpu', 'cuda', ...; under torchrun each process takes a GPU of its own, if there are any
 ):  # Yields a `World`
-    "Join the processes that `torchrun` started, or those that have met already, or be the only one; leave them at the end."
+    "Join the processes that `torchrun` started, or those that have met already, or be alone; leave them at the end."
     if dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size(), pick_device(device))  # whoever made the group ends it
         return
@@ -82,7 +82,7 @@ def join_world(
     told = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
     missing = [k for k in told if k not in os.environ]
     if missing:
-        raise ValueError(f'RANK is set, but not {", ".join(missing)}: start with torchrun, which sets all of {", ".join(told)}; '
+        raise ValueError(f'RANK is set, but not {", ".join(missing)}: start with torchrun, which sets all of them; '
                          'srun and mpirun do not')
     rank,size,local = (int(os.environ[k]) for k in told[:3])
     if device in (None, 'cuda') and torch.cuda.is_available(): device = f'cuda:{local}'
@@ -90,7 +90,8 @@ def join_world(
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
     store = fresh_store(next(rendezvous('env://', rank, size))[0], rank, size)
-    dist.init_process_group('cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo', store=store, rank=rank, world_size=size)
+    backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     yield world
     dist.barrier()
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends

@@ -40,7 +40,7 @@ def make_adamw(
     betas:tuple=(0.9, 0.95), # Paper, Table 8
     layer_decay:float=None, # For a ViT: each block learns at this share of the rate of the one above it (Table 9)
     no_weight_decay_list:tuple=(), # Names of more parameters without decay: `model.no_weight_decay()` in fine-tuning
-)->torch.optim.AdamW: # One kernel for all parameters (fused); with `layer_decay`, groups have an `lr_scale` for `set_lr`
+)->torch.optim.AdamW: # Fused: one kernel for all parameters; with `layer_decay`, groups have an `lr_scale` for `set_lr`
     "Make the paper's optimiser, for pre-training and for fine-tuning."
     how = dict(weight_decay=weight_decay, no_weight_decay_list=no_weight_decay_list)
     if layer_decay is None:
