@@ -169,6 +169,16 @@ def _digest(path):
         if hasattr(hashlib, 'file_digest'): return hashlib.file_digest(f, 'sha256').hexdigest()
         return hashlib.sha256(f.read()).hexdigest()  # Python 3.10
 
+def _digest_saved(path, tensors):
+    "The SHA-256 that a safetensors file should have: its header as it was written, then the tensors from memory."
+    with open(path, 'rb') as f:
+        length = f.read(8)
+        header = f.read(int.from_bytes(length, 'little'))
+    digest,places = hashlib.sha256(length + header),json.loads(header)
+    for name in sorted(tensors, key=lambda name: places[name]['data_offsets']):
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
 def save_checkpoint(
     run, # Folder of the run
     step:int, # Optimiser steps done
@@ -180,11 +190,14 @@ def save_checkpoint(
     folder = Path(run)/'checkpoints'/f'step-{step:08d}'
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob('.*.tmp'): shutil.rmtree(left)  # of a process that was killed
-    tmp = folder.with_name(f'.{folder.name}.tmp'); tmp.mkdir()
+    tmp = folder.with_name(f'.{folder.name}.tmp')
+    tmp.mkdir()
     try:
-        for name,tensors in parts.items(): save_tensors(tensors, tmp/f'{name}.safetensors')
-        save_json(config, tmp/'model.json')
-        files = {p.name: dict(bytes=p.stat().st_size, sha256=_digest(p)) for p in sorted(tmp.iterdir())}
+        digests = {save_json(config, tmp/'model.json'): _digest(tmp/'model.json')}
+        for name,tensors in parts.items():
+            path = save_tensors(tensors, tmp/f'{name}.safetensors')
+            digests[path] = _digest_saved(path, tensors)
+        files = {p.name: dict(bytes=p.stat().st_size, sha256=digests[p]) for p in sorted(digests)}
         save_json(dict(step=step, **info, files=files), tmp/'state.json')
         if folder.exists(): shutil.rmtree(folder)  # the same step of the same run
         os.replace(tmp, folder)

@@ -251,6 +251,12 @@ class ViTClassifier(VisionTransformer):
         self.blocks[:self.still].eval()  # frozen blocks are as they were: none of their branches is left out
         return self
 
+    def group_matcher(self,
+        coarse:bool=False, # All blocks as one layer?
+    )->dict: # Patterns of parameter names, for timm's tools; parameters that match none are the last layer
+        "Number the layers as the release does: 0 is the embedding, then the blocks, then norms and head."
+        return dict(stem=r'^cls_token|^pos_embed|^patch_embed', blocks=r'^blocks' if coarse else r'^blocks\.(\d+)')
+
 # %% ../nbs/2_model/08_mae.ipynb #67894ad7
 @patch
 def tune(self:ViTClassifier,

@@ -17,7 +17,7 @@ from mae_nb.labelled import ClassView, label_share
 from mae_nb.knn import extract_features, knn_rank, linear_predict
 from mae_nb.loop import read_log
 from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, ViTClassifier, classifier_config, mae_config
-from mae_nb.optim import layer_groups, make_lars
+from mae_nb.optim import make_lars
 from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from mae_nb.recipes import recipe, recipes
 from mae_nb.train import engine
@@ -90,7 +90,7 @@ def test_fine_tuning_recipes(name, monkeypatch, photographs):
     assert task.effective_batch == effective and task.total_steps == epochs*8192//effective
     assert {g['betas'] for g in groups.values()} == {(0.9, 0.95) if scratch else (0.9, 0.999)}
     for n,g in groups.items():
-        spared = task.model.get_parameter(n).ndim == 1 or (not scratch and n in ('pos_embed', 'cls_token'))
+        spared = task.model.get_parameter(n).ndim == 1 or n in ('pos_embed', 'cls_token')
         assert g['weight_decay'] == (0 if spared else 0.3 if scratch else 0.05), n
         layer = 0 if n.split('.')[0] in ('pos_embed', 'cls_token', 'patch_embed') else int(n.split('.')[1]) + 1 if n.startswith('blocks') else depth + 1
         assert g.get('lr_scale', 1.) == pytest.approx(1. if scratch else decay**(depth + 1 - layer)), n
