@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
-from .images import CorruptImage, EncodedImages, Undecoded, decode, decode_pil, for_crop
+from .images import CorruptImage, EncodedImages, decode, decode_pil
 
 # %% ../nbs/3_training/13_augment.ipynb #92026289
 def sample_generator(
@@ -74,14 +74,14 @@ def square_box(
 
 # %% ../nbs/3_training/13_augment.ipynb #7d56a2ee
 def crop_resize(
-    img, # uint8 `(C, H, W)`, `Undecoded`, or a Pillow image
+    img, # uint8 `(C, H, W)`, or a Pillow image
     box:tuple, # top, left, height, width, in pixels
     out:tuple, # `(H, W)` to bring the box to
 )->Tensor: # uint8 `(C, *out)`, or a Pillow image
     "Cut out a box and resize it, bicubic with antialias: a tensor by torch's own kernel for bytes, a Pillow image by Pillow."
     top,left,h,w = box
     if isinstance(img, Image.Image): return tvf.resized_crop(img, *box, list(out), InterpolationMode.BICUBIC)
-    cut = img.cut(box) if isinstance(img, Undecoded) else img[:,top:top+h,left:left+w]
+    cut = img[:,top:top+h,left:left+w]
     if (h, w) == tuple(out): return cut
     return F.interpolate(cut[None], tuple(out), mode='bicubic', antialias=True, align_corners=False)[0]
 
@@ -101,7 +101,7 @@ def jitter(
 augmentations = ('rand_crop', 'fixed_crop', 'none', 'color_jitter', 'clip_crop')  # Table 1e; clip_crop is the release's for linear probes
 
 def augment(
-    img, # uint8 `(C, H, W)`, `Undecoded`, or a Pillow image
+    img, # uint8 `(C, H, W)`, or a Pillow image
     out:tuple, # Image `(H, W)` for the model
     generator:torch.Generator, # Source of chance
     kind:str='rand_crop', # One of `augmentations`
@@ -145,14 +145,13 @@ def load_one(
     index:int, # Which image
     reader:str='fast', # `'fast'` or `'pil'`
     data=None, # Its bytes, if they are at hand (or the `CorruptImage` that reading has met)
-    crop:bool=False, # Will only a part be wanted?
-):  # uint8 `(C, H, W)`, or `Undecoded` where a part is enough; a Pillow image for `'pil'`
+):  # uint8 `(C, H, W)`; a Pillow image for `'pil'`
     "Get an image for one of the two ways to go on."
     if not isinstance(dataset, EncodedImages):
         img = dataset[index][0]
         return img if reader == 'fast' else tvf.to_pil_image(img)
     if isinstance(data, CorruptImage): raise data
-    how = decode_pil if reader == 'pil' else for_crop if crop else decode
+    how = decode_pil if reader == 'pil' else decode
     return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.upright)
 
 @patch
@@ -162,7 +161,7 @@ def cropped(self:AugmentedView,
     data=None, # Its bytes, if they are at hand
 ):  # uint8 `(C, *size)`; a Pillow image where these are read
     "Load an image and augment it."
-    return augment(load_one(self.dataset, index, self.reader, data, crop=True), self.size, generator, self.kind, self.scale, self.flip)
+    return augment(load_one(self.dataset, index, self.reader, data), self.size, generator, self.kind, self.scale, self.flip)
 
 # %% ../nbs/3_training/13_augment.ipynb #398857b7
 class TrainView(AugmentedView):

@@ -6,12 +6,12 @@
 __all__ = ['EpochBatches', 'Skipped', 'TrainLoader', 'train_loader']
 
 # %% ../nbs/3_training/13b_batches.ipynb #71579dda
-import atexit, multiprocessing, os, re, signal, threading
-from functools import partial
+import signal
 from multiprocessing.connection import wait
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from .images import CorruptImage, EncodedImages, decode_with
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from .images import CorruptImage, EncodedImages, decode_with, worker_options
 from .augment import TrainView, sample_generator
 
 # %% ../nbs/3_training/13b_batches.ipynb #45420342
@@ -99,30 +99,6 @@ class _Batches(Dataset):
         return self.ring[k]
 
 # %% ../nbs/3_training/13b_batches.ipynb #2541ace5
-class _Sign:
-    "What `multiprocessing.Event` is for, without its lock: a process that is killed while it holds one leaves all others waiting."
-    def __init__(self): self.byte = multiprocessing.RawValue('b', 0)
-    def is_set(self): return self.byte.value == 1
-    def set(self): self.byte.value = 1
-
-def _processes():
-    "The way in which processes are started here, but for its events."
-    return type('Processes', (type(multiprocessing.get_context()),), dict(Event=lambda self: _Sign()))()
-
-def _start(loader):
-    "Begin to load; a dead process is noticed here, when a batch is asked for, not by torch's signal handler in the middle of a step."
-    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None
-    batches = iter(loader)  # with loading processes, torch has put in a handler that raises
-    if before is not None and loader.num_workers and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if 'signal_handling' in (getattr(before, '__module__', '') or '') else before)
-    return batches
-
-def _undisturbed(leaving, worker):
-    "A worker leaves signals to the process that it works for, until that one leaves."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
-
-# %% ../nbs/3_training/13b_batches.ipynb #48444f99
 def _explain(text):
     "What a loading process died of, in words."
     causes = dict(Killed='the system killed it, most often because memory ran out: take fewer num_workers',
@@ -131,40 +107,42 @@ def _explain(text):
     why = next((v for k,v in causes.items() if k in text), 'the lines above this one may say why')
     return ChildProcessError(f'a loading process died ({text}): {why}')
 
-def _cause(batches, e):
-    "The `ChildProcessError` for an error that tells of a loading process's death; any other error as it is."
-    workers,said = getattr(batches, '_workers', ()),re.search('DataLoader worker.*(exited|killed|is gone)', str(e))
-    if not workers or isinstance(e, RuntimeError) and not said: return e
-    gone = wait([w.sentinel for w in workers], 1)  # whoever broke off in the middle of a batch may still be dying
-    for w in workers: w.sentinel in gone and w.join()
-    codes = [signal.strsignal(-w.exitcode) for w in workers if (w.exitcode or 0) < 0]  # 'Killed', 'Bus error', ...
-    return _explain(codes[0] if codes else str(e).split('\n')[0]) if codes or said else e
+def _death(workers):
+    "The `ChildProcessError` that tells why a loading process died; None if none did."
+    gone = wait([w.sentinel for w in workers], 1) if workers else []  # whoever broke off in the middle of a batch may still be dying
+    if not gone: return None
+    worker = next(w for w in workers if w.sentinel in gone)
+    worker.join()
+    code = worker.exitcode
+    return _explain(signal.strsignal(-code) if code < 0 else f'exit code {code}')
 
 # %% ../nbs/3_training/13b_batches.ipynb #5554126b
 class TrainLoader:
     "Loads batches for all epochs in one go: `(uint8 (B, C, H, W), scores (B, L))`."
-    def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False):
-        self.view,self.batches,self.num_workers,self.skipped,self.reuse = view,batches,num_workers,skipped or Skipped(),reuse
+    def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False, pin_memory=False):
+        self.view,self.batches,self.num_workers,self.skipped = view,batches,num_workers,skipped or Skipped()
+        self.reuse,self.pin_memory = reuse,pin_memory
         if isinstance(view.dataset, EncodedImages): decode_with()  # imported once, here, instead of in each loading process
 
     def __len__(self): return len(self.batches)
     def __iter__(self):
-        pin,ahead = torch.cuda.is_available(),4
-        leaving = _Sign()
-        if self.num_workers: atexit.register(leaving.set)  # before Python ends its children by SIGTERM, and waits for them
-        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, num_workers=self.num_workers, pin_memory=pin,
-                            multiprocessing_context=_processes() if self.num_workers else None,
-                            prefetch_factor=ahead if self.num_workers else None, worker_init_fn=partial(_undisturbed, leaving),
-                            collate_fn=_as_is, generator=torch.Generator())  # for its own needs: it shall not touch ours
-        batches = _start(loader)
+        ahead = 4
+        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory, collate_fn=_as_is,
+                            generator=torch.Generator(),  # for its own needs: it shall not touch ours
+                            prefetch_factor=ahead if self.num_workers else None, **worker_options(self.num_workers))
+        batches = iter(loader)
+        workers = getattr(batches, '_workers', [])
+        if workers:  # torch's signal handler would tell of a death in the middle of a step
+            _remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
         try:
             for imgs,scores,met in batches:
                 for trouble in met: self.skipped.note(*trouble)
-                yield imgs if self.reuse or pin or not self.num_workers else imgs.clone(), scores
+                yield imgs if self.reuse or self.pin_memory or not workers else imgs.clone(), scores
         except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
         except (RuntimeError, OSError, EOFError) as e:
-            if (cause := _cause(batches, e)) is e: raise
-            raise cause from e
+            if death := _death(workers): raise death from e
+            raise
 
 def _as_is(batch): return batch
 
@@ -176,7 +154,9 @@ def train_loader(
     num_workers:int=0, # Loading processes; 0 loads in this one
     skipped:Skipped=None, # Counts corrupt images; up to 100 are passed over, if not given
     reuse:bool=False, # May a batch's memory be used again once the next one is asked for? Saves a copy; not for those who gather several
+    pin_memory:bool=False, # Copy batches to page-locked memory? For those who send them to a CUDA device
     **position, # `start`, `accum_iter`, `rank`, `processes` of `EpochBatches`
 )->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
     "Load shuffled batches for a whole run, or what is left of it."
-    return TrainLoader(view, EpochBatches(len(view), batch_size, epochs, view.seed, **position), num_workers, skipped, reuse)
+    batches = EpochBatches(len(view), batch_size, epochs, view.seed, **position)
+    return TrainLoader(view, batches, num_workers, skipped, reuse, pin_memory)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 from tqdm.auto import tqdm
-from .images import CorruptImage, EncodedImages, FolderImages, image_endings, read_bytes
+from .images import CorruptImage, EncodedImages, FolderImages, image_endings, read_bytes, worker_options
 from .lists import listed_images, listed_sets
 
 # %% ../nbs/3_training/12_data.ipynb #01041766
@@ -315,7 +315,7 @@ def channel_stats(
 )->tuple[tuple,tuple]: # Mean and standard deviation per channel, of pixels in [0, 1]
     "Measure what normalisation needs; each image counts the same, corrupt ones are left out."
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
-    loader = DataLoader(_Sums(dataset, ids), batch_size=None, num_workers=num_workers)
+    loader = DataLoader(_Sums(dataset, ids), batch_size=None, **worker_options(num_workers))
     bar = tqdm(loader, 'mean and std', leave=False, unit='img', disable=None if len(ids) > 2000 else True)
     total,n = 0.,0
     for s in bar:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 from .mae import ViTClassifier
+from .images import worker_options
 from .data import normalise
 from .augment import CentreView
 from .distributed import World, gather
@@ -26,7 +27,7 @@ def share_loader(
     processes:int=1, # How many there are
 )->DataLoader: # Batches of this process's share, in order
     "Load every image once, dealt out among the processes."
-    return DataLoader(Subset(view, range(rank, len(view), processes)), batch_size, num_workers=num_workers, generator=torch.Generator())
+    return DataLoader(Subset(view, range(rank, len(view), processes)), batch_size, generator=torch.Generator(), **worker_options(num_workers))
 
 # %% ../nbs/4_paper/20b_evaluation.ipynb #b6ba10e4
 def outputs_of(

@@ -7,10 +7,12 @@ __all__ = ['official', 'timm_names', 'hf_names', 'licence', 'Known', 'cache_fold
            'find_weights', 'from_pretrained']
 
 # %% ../nbs/2_model/09b_hub.ipynb #049bc36d
-import difflib, hashlib, os, re, urllib.error, urllib.request
+import difflib, hashlib, os, re, shutil, urllib.request
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
@@ -62,49 +64,46 @@ def _md5(f):
     return h.hexdigest()
 
 # %% ../nbs/2_model/09b_hub.ipynb #d2bf039c
-def _receive(url, part):
-    "Append to a file what is still missing of it."
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={'User-Agent': 'mae_nb', **({'Range': f'bytes={start}-'} if start else {})})
-    try: answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as e:
-        if e.code == 416 and start: return  # nothing is missing
-        raise
-    with answer:
-        if answer.status != 206: start = 0  # the whole file comes
-        size = int(answer.headers.get('Content-Length') or 0)
-        bar = tqdm(desc=part.stem, total=start + size or None, initial=start, unit='B', unit_scale=True)
-        with open(part, 'ab' if start else 'wb') as f, bar:
-            while data := answer.read(1 << 20): f.write(data); bar.update(len(data))
-        if size and part.stat().st_size != start + size: raise OSError(f'{part.stat().st_size} of {start + size} bytes came')
+def _download(url, path):
+    "Write what is at an address to a file; raise `OSError` if less comes than was announced, which `torch.hub` doesn't notice."
+    request = urllib.request.Request(url, headers={'User-Agent': 'mae_nb'})
+    with urllib.request.urlopen(request, timeout=60) as answer, open(path, 'wb') as f:
+        bar = tqdm.wrapattr(f, 'write', desc=path.stem, total=answer.length, unit='B', unit_scale=True)
+        with bar as out: shutil.copyfileobj(answer, out, 1 << 20)
+        if answer.length: raise OSError(f'the connection broke: {answer.length} bytes are missing')
 
 # %% ../nbs/2_model/09b_hub.ipynb #78946f4e
+def _cached(url):
+    "The name of an address in the cache: its last part, with a hash of the whole; files of the release keep their names."
+    name = Path(urlsplit(url).path)
+    if any(url == known.url for known in official.values()): return name.name
+    return f'{name.stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{name.suffix}'
+
 def fetch(
     url:str, # http(s)
     folder=None, # Where to keep it; `cache_folder()` if not given
     md5:str=None, # First digits of its checksum
 )->Path: # The file, whole and verified
-    "Fetch a file once; what was interrupted goes on where it stopped. Raise `FileNotFoundError` that says what to do without a network."
-    folder = Path(folder or cache_folder())
-    path = folder/url.rsplit('/', 1)[-1].split('?')[0]
-    if path.is_file(): return _verified(path, md5)
-    folder.mkdir(parents=True, exist_ok=True)
+    "Fetch a file once. Raise `FileNotFoundError` that says what to do without a network."
+    path = Path(folder or cache_folder())/_cached(url)
+    if path.is_file(): return _verified(path, md5, 'Remove it')
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     with FileLock(f'{part}.lock'):  # of all processes of a run, one fetches
-        if path.is_file(): return _verified(path, md5)
-        try: _receive(url, part)
-        except (OSError, urllib.error.URLError) as e:
-            raise FileNotFoundError(f'{path.name} is not in {folder}, and could not be fetched from {url} ({getattr(e, "reason", e)}). '
-                                    f'Without a network: fetch it elsewhere and put it there; what came so far is kept') from e
-        os.replace(_verified(part, md5), path)
+        if path.is_file(): return path
+        try:
+            _download(url, part)
+            os.replace(_verified(part, md5, 'Fetch it again'), path)
+        except (OSError, HTTPException) as e:
+            raise FileNotFoundError(f'{path.name} is not in {path.parent}, and could not be fetched from {url} ({getattr(e, "reason", e)}). '
+                                    f'Without a network: fetch it elsewhere and put it there under this name') from e
+        finally: part.unlink(missing_ok=True)
     return path
 
-def _verified(path, md5):
-    "Refuse a file with another checksum; a spoilt download is removed, so that the next one is fresh."
+def _verified(path, md5, advice):
+    "Refuse a file with another checksum."
     if md5 and not (got := checksum(path)).startswith(md5):
-        if path.suffix == '.part': path.unlink()
-        raise ValueError(f'{path} is damaged: its checksum is {got[:len(md5)]}..., and {md5}... was published. ' +
-                         ('Fetch it again' if path.suffix == '.part' else 'Remove it'))
+        raise ValueError(f'{path} is damaged: its checksum is {got[:len(md5)]}..., and {md5}... was published. {advice}')
     return path
 
 # %% ../nbs/2_model/09b_hub.ipynb #d276529a

@@ -16,7 +16,7 @@ import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from .images import CorruptImage, EncodedImages, decode_pil, image_endings, open_image, turned
+from .images import CorruptImage, EncodedImages, decode_pil, image_endings, open_image, turned, worker_options
 from .data import channel_stats, expand, index_shard, load_images
 from .augment import sample_generator
 from .batches import Skipped
@@ -155,6 +155,7 @@ def pack(
     free = 'output_dir', 'data_root', 'num_workers', 'max_corrupt'  # these may change when a job goes on
     job = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(images=len(dataset))
     skipped,shards = Skipped(cfg.max_corrupt, say),[out/f'{name}-{k:06d}.tar' for k in range(-(-len(dataset)//n))]
+    workers = worker_options(cfg.num_workers)
     with one_at_a_time(out), tqdm(total=len(dataset), unit='img', disable=None) as bar:
         _claim(out, name, job)
         for k,path in enumerate(shards):
@@ -162,7 +163,7 @@ def pack(
             if old := finished(path):
                 for j,why in enumerate(old['left_out']): skipped.note((k, j), why)
             else:
-                samples = DataLoader(_Samples(dataset, ids, cfg), batch_size=None, num_workers=cfg.num_workers)
+                samples = DataLoader(_Samples(dataset, ids, cfg), batch_size=None, **workers)
                 write_shard(path, samples, ids, k*n, dataset, skipped)
             bar.update(len(ids))
     say(f'packed   {len(dataset) - len(skipped.found)} of {len(dataset)} images into {len(shards)} shards: {out}/{name}-*.tar')
@@ -205,7 +206,7 @@ def check(
     num_workers:int=0, # Processes
 )->dict: # `images`, `classes`, `formats`, `modes`, `height`, `width` (smallest, median, largest), `bytes`, `turned`, `corrupt`
     "Read everything once."
-    loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=num_workers)
+    loader = DataLoader(_Looks(dataset), batch_size=None, **worker_options(num_workers))
     seen,corrupt = {k: Counter() for k in ('format', 'mode', 'height', 'width', 'bytes', 'turned')},[]
     for found in tqdm(loader, unit='img', disable=None):  # counted at once: a million records would fill the memory
         if isinstance(found, str): corrupt.append(found)

@@ -40,7 +40,7 @@ def machine(
     try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
     found = {}
-    for p in ('torch', 'torchvision', 'timm', 'transformers', 'pillow', 'torchcodec', 'nvidia-nvimgcodec-cu13'):
+    for p in ('torch', 'torchvision', 'timm', 'transformers', 'pillow', 'torchcodec'):
         try: found[p] = version(p)
         except ImportError: pass
     return dict(device=torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu', cpu=cpu, cores=os.cpu_count(),
