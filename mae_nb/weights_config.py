@@ -14,15 +14,15 @@ from .core.config import check_fields, to_text
 @dataclass(frozen=True)
 class ConvertConfig:
     "Weights to convert into another layout."
-    source:str # a run, a checkpoint, a file or a folder of any layout, or a name (mae_visualize_vit_base, facebook/vit-mae-base, ...)
+    source:str # a run, a checkpoint, a file or a folder, or a name (mae_visualize_vit_base, facebook/vit-mae-base, ...)
     output:str # folder to write; a new one
-    to:Literal['official', 'timm', 'hf', 'mae_nb'] = 'official' # layout: the release's model.pth, timm's, Hugging Face's, or this library's
-    kind:Literal['encoder', 'autoencoder', 'classifier']|None = None # what it is, if not given; for timm, the encoder of an autoencoder
+    to:Literal['official', 'timm', 'hf', 'mae_nb'] = 'official' # layout: of the release (model.pth), of a library
+    kind:Literal['encoder', 'autoencoder', 'classifier']|None = None # its own if not given; for timm, the encoder
     ema:bool = False # use the moving average of the weights that the run kept
     norm_pix_loss:bool|None = None # was it trained on normalised pixels? Where the file doesn't tell
     num_heads:int|None = None # attention heads, where the file doesn't tell
     decoder_num_heads:int|None = None # attention heads of the decoder, where the file doesn't tell
-    img_size:tuple[int,int]|None = None # another image side or HxW, in pixels: positional embeddings are resampled
+    img_size:tuple[int,int]|None = None # another image side or HxW: positional embeddings are resampled
     patch_size:int|None = None # another patch side, in pixels: kernels are resampled
     in_chans:int|None = None # another number of channels: kernels are adapted
     licence:str|None = None # of the weights, for the card, like apache-2.0; the release's own is known

@@ -31,7 +31,8 @@ def choices(
 
 def _check_number(name, value, kind, least):
     "Raise `ValueError` for a value that is no number, no whole one where the field is an `int`, or too small."
-    if kind in (int, int | None) and type(value) is not int: raise ValueError(f'{name} must be a whole number, got {value!r}')
+    if kind in (int, int | None) and type(value) is not int:
+        raise ValueError(f'{name} must be a whole number, got {value!r}')
     if type(value) not in (int, float): raise ValueError(f'{name} must be a number, got {value!r}')
     if not value >= least: raise ValueError(f'{name} must be at least {least}, got {value}')  # rejects nan, too
 
@@ -40,13 +41,14 @@ def check_fields(
     at_least:dict, # Smallest value of each numeric field
     one_of:dict=None, # Choices of fields whose type doesn't name them
 )->None:
-    "Raise `ValueError` for a value that is impossible, naming the field; None is possible where it is the default or in the type."
+    "Raise `ValueError` for an impossible value, naming the field; None may stand where it is the default or in the type."
     for f in fields(config):
         value = getattr(config, f.name)
         if value is None and (f.default is None or NoneType in get_args(f.type)): continue
         if f.name in at_least: _check_number(f.name, value, f.type, at_least[f.name])
         known = (one_of or {}).get(f.name) or choices(f.type)
-        if known and value not in known: raise ValueError(f'{f.name} must be one of {[v for v in known if v is not None]}, got {value!r}')
+        if known and value not in known:
+            raise ValueError(f'{f.name} must be one of {[v for v in known if v is not None]}, got {value!r}')
 
 # %% ../../nbs/2_model/00a_core_config.ipynb #dd7cdd6c
 def to_text(
