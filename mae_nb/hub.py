@@ -7,7 +7,7 @@ __all__ = ['official', 'timm_names', 'hf_names', 'licence', 'Known', 'cache_fold
            'find_weights', 'from_pretrained']
 
 # %% ../nbs/2_model/09b_hub.ipynb #049bc36d
-import difflib, hashlib, os, re, shutil, urllib.request
+import hashlib, os, re, shutil, urllib.request
 from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
+from .core.config import did_you_mean
 from .weights import as_kind, build, fit, read_weights
 
 # %% ../nbs/2_model/09b_hub.ipynb #da3d8f6a
@@ -143,9 +144,8 @@ def find_weights(
     if re.fullmatch(r'[\w.-]+/[\w.-]+', name) and (name in hf_names or not Path(name).parent.exists()):
         if name in hf_names: say(licence)
         return from_hub(name), {}
-    near = difflib.get_close_matches(name, [*official, *timm_names, *hf_names, 'fashion_nano'], n=3, cutoff=0.5)
-    raise FileNotFoundError(f'no weights {name!r}: there is no such file or folder, nor such a name' +
-                            (f'; did you mean {" or ".join(near)}?' if near else ''))
+    near = did_you_mean(name, [*official, *timm_names, *hf_names, 'fashion_nano'], 0.5)
+    raise FileNotFoundError(f'no weights {name!r}: there is no such file or folder, nor such a name{near}')
 
 # %% ../nbs/2_model/09b_hub.ipynb #9126086b
 def from_pretrained(

@@ -8,12 +8,13 @@ __all__ = ['mae_configs', 'MAEConfig', 'MAEOutput', 'MaskedAutoencoderViT', 'mae
            'mae_vit_micro_patch4', 'mae_vit_nano_patch4', 'ClassifierConfig', 'classifier_config', 'ViTClassifier']
 
 # %% ../nbs/2_model/08_mae.ipynb #e3afce80
-import difflib, math
+import math
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 from fastcore.basics import patch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from .core.config import did_you_mean
 from .patches import grid_size
 from .positions import sincos_2d
 from .masking import num_keep, take_patches
@@ -130,8 +131,7 @@ mae_configs = dict(
 # %% ../nbs/2_model/08_mae.ipynb #0dccf60d
 def _near(what, name, known):
     "The error for a name that does not exist."
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return ValueError(f'no {what} {name!r}; did you mean {near}? There are {sorted(known)}')
+    return ValueError(f'no {what} {name!r} among {sorted(known)}{did_you_mean(name, known)}')
 
 def mae_config(
     name:str, # Name of a preset

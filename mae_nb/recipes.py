@@ -4,23 +4,22 @@
 
 # %% auto #0
 __all__ = ['recipes', 'table8', 'in_table8', 'tpus', 'vit', 'v100s', 'not_measured', 'demo', 'table9', 'in_table9', 'table10',
-           'in_table10', 'in_fig9', 'table6', 'Recipe', 'add', 'scores', 'recipe', 'describe']
+           'in_table10', 'in_table12', 'in_fig9', 'table6', 'in_table6', 'Recipe', 'register', 'accuracy_text',
+           'recipe', 'describe']
 
 # %% ../nbs/4_paper/25_recipes.ipynb #867c49ee
-import difflib, json
+import json
 from dataclasses import asdict, replace
-from typing import NamedTuple
-from .optim import scaled_lr
-from .pretrain import PretrainConfig
-from .finetune import FinetuneConfig
-from .linprobe import LinprobeConfig
-from .partial import PartialConfig
+from typing import Literal, NamedTuple
+from .core.config import did_you_mean
+from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults
 
 # %% ../nbs/4_paper/25_recipes.ipynb #eb3adee2
 class Recipe(NamedTuple):
-    "A job with what is known about it."
-    config:PretrainConfig # The job, of any kind; `data` is to be given by whoever runs it
-    source:str # Where its values stand
+    "A configuration with what is known about it."
+    config:PretrainConfig|FinetuneConfig # Its values; `data` is to be given by whoever runs it
+    kind:Literal['pretrain', 'finetune', 'linprobe', 'partial'] # The command that runs it, without `mae_`
+    source:str # Where its values are published
     expected:str # What others, or we, got with it
     hardware:str = 'not reported' # What they got it on
     hours:str = 'not reported' # How long it took
@@ -36,139 +35,170 @@ in_table8 = ('Table 8 (open there, and taken from the release: smallest crop 0.2
              'no decay of biases and norms)')
 
 # %% ../nbs/4_paper/25_recipes.ipynb #10b682f9
-def add(
+def register(
     name:str, # Name of the recipe
-    source:str, # Where its values stand
+    source:str, # Where its values are published
     expected:str, # What others got with it
-    hardware='not reported', hours='not reported',
-    base=table8, # What it derives from
-    **values # Fields of the job that differ
+    hardware:str='not reported', # What they got it on
+    hours:str='not reported', # How long it took
+    kind:str='pretrain', # `'pretrain'`, `'finetune'`, `'linprobe'` or `'partial'`
+    base=table8, # Configuration that it derives from
+    **values # Fields that differ
 )->None:
-    "Add a recipe that derives from another job."
+    "Add a recipe that derives from another configuration."
     if name in recipes: raise ValueError(f'there is a recipe {name!r} already')
-    recipes[name] = Recipe(replace(base, output_dir=f'runs/{name}', **values), source, expected, hardware, hours)
+    config = replace(base, output_dir=f'runs/{name}', **values)
+    recipes[name] = Recipe(config, kind, source, expected, hardware, hours)
 
-def scores(tune, linear=None):
-    "The paper's two numbers for an encoder."
-    return f'ImageNet-1K top-1: fine-tuned {tune}' + (f', linear {linear}' if linear else '')
+def accuracy_text(
+    tuned, # Fine-tuned accuracy, %
+    linear=None, # Accuracy of a linear probe, %, if known
+)->str: # A phrase
+    "Write the paper's two numbers for an encoder."
+    return f'ImageNet-1K top-1: fine-tuned {tuned}' + (f', linear {linear}' if linear else '')
 
 # %% ../nbs/4_paper/25_recipes.ipynb #474beae7
 tpus = '128 TPU-v3 cores'
 vit = {size: f'mae_vit_{size}_patch{14 if size == "huge" else 16}' for size in ('base', 'large', 'huge')}
 
-add('paper_vit_large', f'{in_table8}; Table 1', scores(84.9, 73.5), tpus, '15.4 (Table 2)')
-add('paper_vit_large_norm_pix', f'{in_table8}; Table 1d', scores(85.4, 73.9), norm_pix_loss=True)
-add('paper_vit_large_all_patches', f'{in_table8}; section 3, a footnote: loss on all pixels',
+register('paper_vit_large', f'{in_table8}; Table 1', accuracy_text(84.9, 73.5), tpus, '15.4 (Table 2)')
+register('paper_vit_large_norm_pix', f'{in_table8}; Table 1d', accuracy_text(85.4, 73.9), norm_pix_loss=True)
+register('paper_vit_large_all_patches', f'{in_table8}; section 3, a footnote: loss on all pixels',
     'about 0.5 below the loss on removed patches; the paper does not say of which accuracy', loss_on='all')
-add('paper_vit_huge', f'{in_table8}; Table 2', scores(85.8), tpus, '34.5 (Table 2)', model=vit['huge'])
-add('paper_vit_huge_dec_depth1', f'{in_table8}; Table 2', scores(85.9), tpus, '29.3 (Table 2)', model=vit['huge'], decoder_depth=1)
+register('paper_vit_huge', f'{in_table8}; Table 2', accuracy_text(85.8), tpus, '34.5 (Table 2)', model=vit['huge'])
+register('paper_vit_huge_dec_depth1', f'{in_table8}; Table 2', accuracy_text(85.9), tpus, '29.3 (Table 2)',
+         model=vit['huge'], decoder_depth=1)
 for size,pixels,norm in ('base', (83.3,), 83.6), ('large', (85.1, 75.1), 85.9), ('huge', (86.2,), 86.9):
-    add(f'paper_vit_{size}_1600_norm_pix', f'{in_table8}; Tables 3 and 7', scores(norm), model=vit[size], epochs=1600, norm_pix_loss=True)
-    add(f'paper_vit_{size}_1600', f'{in_table8}; Table 7' + ', Fig. 7'*(size == 'large'), scores(*pixels), model=vit[size], epochs=1600)
+    register(f'paper_vit_{size}_1600_norm_pix', f'{in_table8}; Tables 3 and 7', accuracy_text(norm),
+             model=vit[size], epochs=1600, norm_pix_loss=True)
+    register(f'paper_vit_{size}_1600', f'{in_table8}; Table 7' + ', Fig. 7'*(size == 'large'), accuracy_text(*pixels),
+             model=vit[size], epochs=1600)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #8e9fd48e
 for epochs,*numbers in (100, 82.3, 57.3), (200, 83.3, 64.4), (400, 84.3, 69.7):
-    add(f'paper_vit_large_{epochs}', f'{in_table8}; Fig. 7', scores(*numbers), epochs=epochs)
+    register(f'paper_vit_large_{epochs}', f'{in_table8}; Fig. 7', accuracy_text(*numbers), epochs=epochs)
 for ratio,*numbers in ((10, 83.2, 54.6), (20, 83.4, 58.9), (30, 83.4, 61.7), (40, 84.7, 67.0), (50, 84.9, 69.9),
                        (60, 85.0, 71.8), (70, 84.9, 73.2), (80, 84.5, 71.8), (90, 83.0, 66.1)):
-    add(f'paper_vit_large_mask{ratio}', f'{in_table8}; Fig. 5', scores(*numbers), mask_ratio=ratio/100)
+    register(f'paper_vit_large_mask{ratio}', f'{in_table8}; Fig. 5', accuracy_text(*numbers), mask_ratio=ratio/100)
 for depth,*numbers in (1, 84.8, 65.5), (2, 84.9, 70.0), (4, 84.9, 71.9), (12, 84.4, 73.3):
     time = (tpus, '11.6 (Table 2)') if depth == 1 else ()
-    add(f'paper_vit_large_dec_depth{depth}', f'{in_table8}; Table 1a', scores(*numbers), *time, decoder_depth=depth)
+    register(f'paper_vit_large_dec_depth{depth}', f'{in_table8}; Table 1a', accuracy_text(*numbers), *time,
+             decoder_depth=depth)
 for width,*numbers in (128, 84.9, 69.1), (256, 84.8, 71.3), (768, 84.4, 73.1), (1024, 84.3, 73.1):
-    add(f'paper_vit_large_dec_dim{width}', f'{in_table8}; Table 1b', scores(*numbers), decoder_embed_dim=width)
-for kind,how,*numbers in ('none', 'none', 84.0, 65.7), ('fixed', 'fixed_crop', 84.7, 73.1), ('color', 'color_jitter', 84.3, 71.9):
-    add(f'paper_vit_large_aug_{kind}', f'{in_table8}; Table 1e' + ' (the strength is not given)'*(kind == 'color'), scores(*numbers),
-        augment=how, flip=kind != 'none')
-for kind,ratio,*numbers in ('block', 50, 83.9, 72.3), ('block', 75, 82.8, 63.9), ('grid', 75, 84.0, 66.0):
-    add(f'paper_vit_large_{kind}{ratio}', f'{in_table8}; Table 1f', scores(*numbers), mask_sampling=kind, mask_ratio=ratio/100)
+    register(f'paper_vit_large_dec_dim{width}', f'{in_table8}; Table 1b', accuracy_text(*numbers),
+             decoder_embed_dim=width)
+for crops,how,*numbers in (('none', 'none', 84.0, 65.7), ('fixed', 'fixed_crop', 84.7, 73.1),
+                           ('color', 'color_jitter', 84.3, 71.9)):
+    unknown = ' (the strength is not given)'*(crops == 'color')
+    register(f'paper_vit_large_aug_{crops}', f'{in_table8}; Table 1e{unknown}', accuracy_text(*numbers),
+             augment=how, flip=crops != 'none')
+for masks,ratio,*numbers in ('block', 50, 83.9, 72.3), ('block', 75, 82.8, 63.9), ('grid', 75, 84.0, 66.0):
+    register(f'paper_vit_large_{masks}{ratio}', f'{in_table8}; Table 1f', accuracy_text(*numbers),
+             mask_sampling=masks, mask_ratio=ratio/100)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #b83f4296
 v100s = '64 V100 (64 images each)'
-for size,tuned,linear in ('base', '83.664 (four seeds 83.57 ± 0.08)', 67.8), ('large', '85.952 (four seeds 85.87 ± 0.07)', 76.0), ('huge', 86.928, 77.2):
-    add(f'release_vit_{size}', 'the official PyTorch release', scores(tuned, linear), model=vit[size], epochs=1600, norm_pix_loss=True)
-add('release_vit_large_800', 'the official PyTorch release', scores(85.5), v100s, 'about 42', norm_pix_loss=True)
+for size,tuned,linear in (('base', '83.664 (four seeds 83.57 ± 0.08)', 67.8),
+                          ('large', '85.952 (four seeds 85.87 ± 0.07)', 76.0), ('huge', 86.928, 77.2)):
+    register(f'release_vit_{size}', 'the official PyTorch release', accuracy_text(tuned, linear),
+             model=vit[size], epochs=1600, norm_pix_loss=True)
+register('release_vit_large_800', 'the official PyTorch release', accuracy_text(85.5), v100s, 'about 42',
+         norm_pix_loss=True)
 for epochs,*numbers in (300, 83.1, 60.8), (800, 83.3, 65.1), (1600, 83.5, 67.1):
-    add(f'mmpretrain_vit_base_{epochs}', "mmpretrain's rerun of the release with ViT-B", scores(*numbers),
-        model=vit['base'], epochs=epochs, norm_pix_loss=True)
+    register(f'mmpretrain_vit_base_{epochs}', "mmpretrain's rerun of the release with ViT-B", accuracy_text(*numbers),
+             model=vit['base'], epochs=epochs, norm_pix_loss=True)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9de89e
 not_measured = 'not measured yet'
 for size in 'tiny', 'small':
-    add(f'ours_vit_{size}', f'ours: the values of {in_table8} for a smaller model', not_measured, model=f'mae_vit_{size}_patch16', norm_pix_loss=True)
+    register(f'ours_vit_{size}', f'ours: the values of {in_table8} for a smaller model', not_measured,
+             model=f'mae_vit_{size}_patch16', norm_pix_loss=True)
 demo = PretrainConfig()
-add('demo', 'ours: the default job', 'kNN 80.7 ± 0.9 on the test images on board, three seeds (results/demo.csv)', '2 CPU cores', '0.06', base=demo)
-add('demo_norm_pix', 'ours: the default job with normalised pixels', not_measured, base=demo, norm_pix_loss=True)
-add('fashion_micro', 'ours: a model of 1.3 M parameters on the images on board', not_measured, base=demo, model='mae_vit_micro_patch4')
-add('fashion_60k', 'ours: the default job on all of Fashion-MNIST', not_measured, base=demo, data='FashionMNIST',
-    epochs=200, warmup_epochs=10., batch_size=512)
+register('demo', 'ours: the default job', 'kNN 80.7 ± 0.9 on the test images on board, three seeds (results/demo.csv)',
+         '2 CPU cores', '0.06', base=demo)
+register('demo_norm_pix', 'ours: the default job with normalised pixels', not_measured, base=demo, norm_pix_loss=True)
+register('fashion_micro', 'ours: a model of 1.3 M parameters on the images on board', not_measured,
+         base=demo, model='mae_vit_micro_patch4')
+register('fashion_60k', 'ours: the default job on all of Fashion-MNIST', not_measured, base=demo, data='FashionMNIST',
+         epochs=200, warmup_epochs=10., batch_size=512)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #a802c520
 table9 = FinetuneConfig(
-    encoder='runs/paper_vit_base_1600_norm_pix', data='imagenet', model=vit['base'], epochs=100, warmup_epochs=5., batch_size=32,
-    effective_batch=1024, blr=1e-3, min_lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75, drop_path=0.1,
-    rand_augment='rand-m9-mstd0.5-inc1', smoothing=0.1, mixup=0.8, cutmix=1., reprob=0., crop_min=0.08, pool='avg', num_workers=10)
+    encoder='runs/paper_vit_base_1600_norm_pix', data='imagenet', model=vit['base'], epochs=100, warmup_epochs=5.,
+    batch_size=32, effective_batch=1024, blr=1e-3, min_lr=1e-6, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75,
+    drop_path=0.1, rand_augment='rand-m9-mstd0.5-inc1', smoothing=0.1, mixup=0.8, cutmix=1., reprob=0., crop_min=0.08,
+    pool='avg', num_workers=10)
 in_table9 = 'Table 9 (open there, and taken from the release: mean pooling, smallest crop 0.08, lr down to 1e-6)'
 for size,epochs,path,top in ('base', 100, 0.1, 83.6), ('large', 50, 0.1, 85.9), ('huge', 50, 0.2, 86.9):
-    add(f'paper_finetune_vit_{size}', f'{in_table9}; Table 3', f'ImageNet-1K top-1 {top}', base=table9,
-        encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size], epochs=epochs, drop_path=path)
-add('paper_finetune_vit_huge_448', f'{in_table9}; Table 3, which says no more than the size', 'ImageNet-1K top-1 87.8', base=table9,
-    encoder='runs/paper_vit_huge_1600_norm_pix', model=vit['huge'], epochs=50, drop_path=0.2, img_size=(448, 448), batch_size=8)
-for size,epochs,blr,decay,path,top in (('base', 100, 5e-4, .65, .1, '83.664 (four seeds 83.57 ± 0.08)'),
-                                       ('large', 50, 1e-3, .75, .2, '85.952 (four seeds 85.87 ± 0.07)'), ('huge', 50, 1e-3, .75, .3, '86.928')):
-    add(f'release_finetune_vit_{size}', 'the official PyTorch release', f'ImageNet-1K top-1 {top}', base=table9, encoder=f'mae_pretrain_vit_{size}.pth',
-        model=vit[size], epochs=epochs, blr=blr, layer_decay=decay, drop_path=path, reprob=0.25)
+    register(f'paper_finetune_vit_{size}', f'{in_table9}; Table 3', f'ImageNet-1K top-1 {top}', kind='finetune',
+             base=table9, encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size], epochs=epochs,
+             drop_path=path)
+register('paper_finetune_vit_huge_448', f'{in_table9}; Table 3, which says no more than the size',
+         'ImageNet-1K top-1 87.8', kind='finetune', base=table9, encoder='runs/paper_vit_huge_1600_norm_pix',
+         model=vit['huge'], epochs=50, drop_path=0.2, img_size=(448, 448), batch_size=8)
+for size,epochs,blr,decay,path,top,gpus,hours in (
+        ('base', 100, 5e-4, .65, .1, '83.664 (four seeds 83.57 ± 0.08)', 32, '7.2'),
+        ('large', 50, 1e-3, .75, .2, '85.952 (four seeds 85.87 ± 0.07)', 32, '8.9'),
+        ('huge', 50, 1e-3, .75, .3, '86.928', 64, '13.2')):
+    register(f'release_finetune_vit_{size}', 'the official PyTorch release', f'ImageNet-1K top-1 {top}',
+             f'{gpus} V100', hours, 'finetune', table9, encoder=f'mae_pretrain_vit_{size}.pth', model=vit[size],
+             epochs=epochs, blr=blr, layer_decay=decay, drop_path=path, reprob=0.25)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #827c7249
-table10 = LinprobeConfig(
-    encoder='runs/paper_vit_base_1600_norm_pix', data='imagenet', model=vit['base'], epochs=90, warmup_epochs=10., batch_size=512, effective_batch=16384,
-    blr=0.1, min_lr=0., weight_decay=0., augment='clip_crop', crop_min=0.08, flip=True, cache=False, save_every=80, num_workers=10)
+table10 = replace(
+    linprobe_defaults, encoder='runs/paper_vit_base_1600_norm_pix', data='imagenet', model=vit['base'], epochs=90,
+    warmup_epochs=10., batch_size=512, effective_batch=16384, blr=0.1, min_lr=0., weight_decay=0., augment='clip_crop',
+    crop_min=0.08, flip=True, cache=False, save_every=80, num_workers=10)
 in_table10 = 'Table 10 (open there, and taken from the release: CLS token, smallest crop 0.08, flips)'
+in_table12 = f'{in_table10}; Table 12 (the target is not given, and by Fig. 7 not pixels)'
 for size,paper,release,epochs in ('base', 68.0, 67.8, 90), ('large', 75.8, 76.0, 50), ('huge', 76.6, 77.2, 50):
-    add(f'paper_linprobe_vit_{size}', f'{in_table10}; Table 12 (the target is not given, and by Fig. 7 not pixels)', f'ImageNet-1K top-1 {paper}', base=table10,
-        encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size])
-    add(f'release_linprobe_vit_{size}', 'the official PyTorch release', f'ImageNet-1K top-1 {release}', base=table10,
-        encoder=f'mae_pretrain_vit_{size}.pth', model=vit[size], epochs=epochs)
+    register(f'paper_linprobe_vit_{size}', in_table12, f'ImageNet-1K top-1 {paper}', kind='linprobe', base=table10,
+             encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size])
+    told = ('32 V100', '2.3') if size == 'base' else ()
+    register(f'release_linprobe_vit_{size}', 'the official PyTorch release', f'ImageNet-1K top-1 {release}', *told,
+             kind='linprobe', base=table10, encoder=f'mae_pretrain_vit_{size}.pth', model=vit[size], epochs=epochs)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #b5aea4fb
-in_fig9 = 'Fig. 9, with the values of Table 9 (the best of 50, 100 and 200 epochs; which one is not given)'
+in_fig9 = 'Fig. 9, with the values of Table 9 (the best of 50, 100 and 200 epochs; which one is not given, here 100)'
 for blocks,top in (0.5, 79.1), (1, 81.0), (2, 83.1), (4, 84.2), (6, 84.4), (12, 84.6), (18, 84.7):
-    shared = {k: v for k,v in asdict(table9).items() if k not in ('tuned_blocks', 'output_dir')}
-    add(f'paper_partial_vit_large_blocks{blocks:g}', in_fig9, f'ImageNet-1K top-1 {top}', base=PartialConfig(**shared),
-        encoder='runs/paper_vit_large', model=vit['large'], tuned_blocks=float(blocks))
+    register(f'paper_partial_vit_large_blocks{blocks:g}', in_fig9, f'ImageNet-1K top-1 {top}', kind='partial',
+             base=table9, encoder='runs/paper_vit_large', model=vit['large'], tuned_blocks=float(blocks))
 
 # %% ../nbs/4_paper/25_recipes.ipynb #5159caaa
 for size,epochs,path,top in ('base', 300, 0.1, 82.3), ('large', 200, 0.2, 82.6), ('huge', 200, 0.2, 83.1):
-    add(f'paper_scratch_vit_{size}', 'Table 11 (open there: mean pooling, smallest crop 0.08)', f'ImageNet-1K top-1 {top}', base=table9, encoder=None,
-        model=vit[size], epochs=epochs, warmup_epochs=20., effective_batch=4096, blr=1e-4, min_lr=0., weight_decay=0.3, betas=(0.9, 0.95), layer_decay=None,
-        drop_path=path, ema=0.9999, head_std=0.02)
+    register(f'paper_scratch_vit_{size}', 'Table 11 (open there: mean pooling, smallest crop 0.08)',
+             f'ImageNet-1K top-1 {top}', kind='finetune', base=table9, encoder=None, model=vit[size], epochs=epochs,
+             warmup_epochs=20., effective_batch=4096, blr=1e-4, min_lr=0., weight_decay=0.3, betas=(0.9, 0.95),
+             layer_decay=None, drop_path=path, ema=0.9999, head_std=0.02)
 table6 = dict(inat2017=(70.5, 75.7, 79.3), inat2018=(75.4, 80.1, 83.0), inat2019=(80.5, 83.4, 85.7),
               places205=(63.9, 65.8, 65.9), places365=(57.9, 59.4, 59.8))
+in_table6 = "appendix A.5: Table 9 with rate and epochs tuned for each set; which ones is not given, here Table 9's"
 for name,tops in table6.items():
-    for size,path,top in zip(vit, (0.1, 0.1, 0.2), tops):
-        add(f'paper_{name}_vit_{size}', 'appendix A.5: Table 9 with rate and epochs tuned for each set; which ones is not given, here Table 9\'s',
-            f'{name} top-1 {top} (Table 6)', base=table9, encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size], data=name, drop_path=path)
+    for size,epochs,path,top in zip(vit, (100, 50, 50), (0.1, 0.1, 0.2), tops):
+        register(f'paper_{name}_vit_{size}', in_table6, f'{name} top-1 {top} (Table 6)', kind='finetune', base=table9,
+                 encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size], data=name, epochs=epochs,
+                 drop_path=path)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05
 def recipe(
     name:str, # Name of a recipe
-    kind=None, # Class of its job; any, if not given
-)->Recipe: # Its job, source, expected numbers, hardware and hours
-    "Look up a recipe; raise `ValueError` with the near names if there is none."
-    known = [n for n,r in recipes.items() if kind in (None, type(r.config))]
+    kind:str=None, # Command that is to run it, without `mae_`; any, if not given
+)->Recipe: # Its configuration, source, expected numbers, hardware and hours
+    "Look up a recipe; raise `ValueError` with the similar names if there is none."
+    known = [n for n,r in recipes.items() if kind in (None, r.kind)]
     if name in known: return recipes[name]
-    if name in recipes: raise ValueError(f'{name!r} is a recipe for another command ({type(recipes[name].config).__name__}); there are {", ".join(known)}')
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-    raise ValueError(f'no recipe {name!r}; did you mean {near}? There are {", ".join(known)}')
+    if name in recipes:
+        raise ValueError(f'{name!r} is a recipe for mae_{recipes[name].kind}; there are {", ".join(known)}')
+    raise ValueError(f'no recipe {name!r} among {", ".join(known)}{did_you_mean(name, known, 0.3)}')
 
 def describe(
-    config, # A job, perhaps derived from a recipe's
+    config, # A configuration that trains, perhaps derived from a recipe's
     name:str=None, # The recipe
 )->str: # Lines of text, then JSON
-    "Write out a job with all its values and what follows from them."
+    "Write out a configuration with all its values and the learning rate that follows from them."
     lines = []
     if name: lines += [f'# {k}: {v}' for k,v in zip(Recipe._fields, recipe(name)) if k != 'config']
     batch = config.effective_batch or config.batch_size*(config.accum_iter or 1)
     rule = '' if config.effective_batch else ' on one process'
-    lines += [f'# lr: blr * batch / 256 = {config.blr:g} * {batch} / 256 = {scaled_lr(config.blr, batch):g}{rule}']
+    lines += [f'# lr: blr * batch / 256 = {config.blr:g} * {batch} / 256 = {config.blr*batch/256:g}{rule}']
     return '\n'.join(lines + [json.dumps(asdict(config), indent=1)])

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['alexnet_errors', 'protocols', 'expected', 'wnids', 'class_names', 'match_classes', 'mce', 'find_corruptions',
-           'load_set', 'EvalConfig', 'model_numbers', 'open_results', 'summary', 'lines_of', 'parts_of',
-           'evaluate_part', 'evaluate_on']
+           'load_set', 'model_numbers', 'open_results', 'summary', 'lines_of', 'parts_of', 'evaluate_part',
+           'evaluate_on']
 
 # %% ../nbs/4_paper/27_robustness.ipynb #b9f85bb9
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from timm.data import ImageNetInfo
+from .core.config import differences
+from .evaluate.config import EvalConfig
 from .images import FolderImages
 from .data import load_images
 from .distributed import World, first_does, join_world
 from .checkpoint import read_json, save_json
-from .runs import check_fields, differences
 from .evaluation import evaluate
 from .hub import from_pretrained
 from .knn import weights_id
@@ -99,34 +100,6 @@ protocols = {  # number of classes; must the model choose among these?; share of
     'imagenet-sketch': dict(classes=1000, restrict=False, crop_pct=None),
     'imagenet-c': dict(classes=1000, restrict=False, crop_pct=1.),  # its images have been resized and cropped to 224 pixels
     'imagenet-v2': dict(classes=1000, restrict=False, crop_pct=None)}
-
-# %% ../nbs/4_paper/27_robustness.ipynb #8feb2367
-@dataclass(frozen=True)
-class EvalConfig:
-    "An evaluation of a classifier on a set of images."
-    model:str = None # a run of mae_finetune, a file or folder of a classifier's weights, or a name (mae_finetuned_vit_base, ...)
-    data:str = None # folder of the set; with protocol plain, any name that training takes, too
-    protocol:str = 'plain' # 'plain', 'imagenet-a' or 'imagenet-r' (among 200 classes), 'imagenet-sketch', 'imagenet-c' (mCE), 'imagenet-v2'
-    data_root:str = None # where torchvision or Hugging Face keep their sets; the folder of a set that comes with lists
-    split:str = 'test' # part of the data: 'train' or 'test'
-    ema:bool = False # judge the moving average of the weights that the run kept
-    batch_size:int = 64 # images per process and forward pass
-    num_workers:int = 0 # loading processes, per process; 0 loads in the main one
-    crop_pct:float = None # share of the short side that the centre crop takes; if not given, 1 for imagenet-c and above 224 pixels, else 0.875
-    reader:str = 'pil' # 'pil' for the very pixels of torchvision's transforms on Pillow images, or 'fast'
-    precision:str = 'fp32' # 'fp32', 'bf16' or 'fp16'
-    device:str = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
-    output:str = None # JSON file to keep results in; an evaluation that was stopped goes on from there
-
-    may_change = frozenset('batch_size num_workers device output'.split()) # when an evaluation goes on
-    def __post_init__(self):
-        for k in ('model', 'data'):
-            if not getattr(self, k): raise ValueError(f'{k} is needed: mae_eval --model RUN --data FOLDER')
-        for k in ('model', 'data', 'data_root', 'device', 'output'):
-            if (v := getattr(self, k)) is not None: object.__setattr__(self, k, str(v))
-        check_fields(self, at_least=dict(batch_size=1, num_workers=0, crop_pct=0),
-                     one_of=dict(protocol=tuple(protocols), split=('train', 'test'), reader=('pil', 'fast'), precision=('fp32', 'bf16', 'fp16')))
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1: raise ValueError(f'crop_pct must be in (0, 1], got {self.crop_pct}')
 
 # %% ../nbs/4_paper/27_robustness.ipynb #ea0ac240
 def model_numbers(

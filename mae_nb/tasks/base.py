@@ -14,7 +14,7 @@ from ..optim import lr_at, scaled_lr
 from ..distributed import World, pick_device, split_batch
 from ..cost import pick_attention, pick_linear, pick_precision
 
-# %% ../../nbs/4_paper/19d_task.ipynb #7cf18a0d
+# %% ../../nbs/4_paper/19d_task.ipynb #3fc7375e
 class ImageTask:
     "Base of tasks on images: a subclass makes `model` and `dataset` in `setup`, and has `loss`, `optimizer`, `summary`, and, if it is evaluated, `evaluate`."
     eval_steps = 0 # Steps between evaluations; none
@@ -64,7 +64,8 @@ class ImageTask:
         self.skipped = Skipped(c.max_corrupt, say)
         per_batch = self.images_per_step//(self.accum_iter*self.dist.size)
         return train_loader(self.dataset, per_batch, c.epochs, c.num_workers, self.skipped, reuse=True, start=start,
-                            accum_iter=self.accum_iter, rank=self.dist.rank, processes=self.dist.size)
+                            accum_iter=self.accum_iter, rank=self.dist.rank, processes=self.dist.size,
+                            pin_memory=self.dist.device.type == 'cuda')
 
     def counts(self):
         return dict(skipped=len(self.skipped.found)) if self.skipped.found else {}
