@@ -12,10 +12,10 @@ from mae_nb.augment import CentreView, TrainView, augmentations, crop_box, sampl
 from mae_nb.batches import Skipped, train_loader
 from mae_nb.pack import PackConfig, check, index_shards, pack
 from mae_nb.evaluation import share_loader
-from mae_nb.bench import make_jpegs, pixel_bounds
+from mae_nb.bench.loading import make_jpegs, pixel_bounds
 from mae_nb.pretrain import PretrainTask
 from mae_nb.tasks.config import PretrainConfig
-from mae_nb.cli import mae_bench, mae_data, mae_pretrain
+from mae_nb.cli import mae_data, mae_pretrain
 
 def encoded(im, kind='JPEG', **kw): out = io.BytesIO(); im.save(out, kind, **kw); return out.getvalue()
 def smooth(h=90, w=120, seed=0):
@@ -474,22 +474,6 @@ def test_index(shards, tmp_path):
     for p in shards.glob('*.tar'): os.link(p, tmp_path/p.name)
     assert mae_data(['index', '--shards', tmp_path]) == 0
     assert content(ShardImages(tmp_path/'train-*.tar')) == content(load_images(str(shards))) and len(list(tmp_path.glob('*.json'))) == 3
-
-def test_bench_commands(tmp_path, capsys):
-    tiny = ['--model', 'mae_vit_tiny_patch16', '--batch_size', '2', '--rounds', '1', '--device', 'cpu']
-    jobs = dict(step=[*tiny, '--precision', 'fp32'], tokens=[*tiny, '--ratios', '0.75', '--sizes', '224', '--depths', '4'],
-                end2end=[*tiny, '--images', '8', '--kilobytes', '20', '--steps', '2', '--num_workers', '0'],
-                loader=['--images', '20', '--kilobytes', '20', '--passes', '1', '--batch_size', '10', '--rounds', '1', '--num_workers', '0'])
-    for name,flags in jobs.items():
-        assert mae_bench([name, *flags, '--output', str(tmp_path/f'{name}.json')]) == 0, capsys.readouterr().err
-        found = json.loads((tmp_path/f'{name}.json').read_text())
-        assert found['benchmark'] == name and found['machine']['versions']['torch'] == torch.__version__.split('+')[0] and found['result']
-    for flags,said in ((['step', '--precision', 'fp12'], "got 'fp12'"), (['tokens', '--rounds', '0'], 'rounds must be at least 1, got 0'),
-                       (['loader', '--images', '10'], 'images=10 do not fill a batch: batch_size=50'), (['step', '--model', 'vit'], "no model 'vit'")):
-        assert mae_bench(flags) == 2 and said in capsys.readouterr().err
-    with pytest.MonkeyPatch.context() as m:
-        m.setitem(sys.modules, 'transformers', None)
-        assert mae_bench(['step', *tiny]) == 2 and 'pip install transformers' in capsys.readouterr().err
 
 def test_commands_need_no_unix():
     "Modules that only Unix has are looked for where they are needed."
