@@ -145,11 +145,11 @@ def _kept(model, part, inputs, precision):
     known,kept = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *inputs)},{}
     def pack(t):
         store = t.untyped_storage()
-        if store.data_ptr() not in known: kept[store.data_ptr()] = t, store.nbytes()  # held, so that no address comes twice
-        return t
+        if store.data_ptr() not in known: kept[store.data_ptr()] = store  # held, so that no address comes twice
+        return None  # a graph that holds its own results would never be freed
     watch = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
     with watch, autocast(model.pos_embed.device, precision): part(*inputs)
-    return sum(n for _,n in kept.values())
+    return sum(store.nbytes() for store in kept.values())
 
 def _per_image(model, part, shapes, precision):
     "What each further image adds to it."

@@ -1,13 +1,16 @@
 "One process: options that must not change the result, and what happens to bad input."
-import json, os, pickle, shutil, signal, subprocess, sys
+import gc, json, os, pickle, shutil, signal, subprocess, sys, weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from safetensors.torch import save_file
 from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
 from mae_nb.cli import mae_pretrain
+from mae_nb.cost import activation_bytes, has_fast_bf16
 from mae_nb.loop import read_log
 from mae_nb.hub import from_pretrained
+from mae_nb.mae import mae_model
 from mae_nb.pretrain import PretrainConfig, prepare, pretrain, steps
 
 BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
@@ -219,6 +222,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
 SPOILED = '''
 import os, sys, mae_nb.pretrain as engine
 from mae_nb.cli import mae_pretrain
+from mae_nb.cost import activation_bytes, has_fast_bf16
 real,calls = engine.normalise,[]
 def normalise(*a):
     calls.append(1)
@@ -286,3 +290,26 @@ def test_nothing_in_a_step_waits_for_the_device(changes):
     assert {'argsort', 'sort'} & seen and any('adamw' in s for s in seen) and not WAITS & seen
     with Watch(): torch.ones(1).item()
     assert WAITS & seen  # it would have been noticed
+
+@pytest.mark.parametrize('flags,fast', [('fpu avx512f sse', False), ('fpu avx512_bf16 sse', True), ('fpu amx_bf16 amx_tile', True), ('fp asimd bf16 i8mm', True), ('', False)])
+def test_fast_bf16_where_torch_does_not_tell(monkeypatch, flags, fast):
+    monkeypatch.setattr(torch, 'cpu', SimpleNamespace())
+    monkeypatch.setattr(Path, 'read_text', lambda self: f'flags : {flags}\n')
+    assert has_fast_bf16(torch.device('cpu')) == fast
+
+@pytest.mark.parametrize('names,fast', [((), False), (('avx512_bf16',), True), (('amx_tile',), True)])
+def test_fast_bf16_where_torch_tells(monkeypatch, names, fast):
+    monkeypatch.setattr(torch, 'cpu', SimpleNamespace(**{f'_is_{n}_supported': lambda n=n: n in names for n in ('avx512_bf16', 'amx_tile')}))
+    def absent(self): raise FileNotFoundError(self)
+    monkeypatch.setattr(Path, 'read_text', absent)
+    assert has_fast_bf16(torch.device('cpu')) == fast
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_an_estimate_frees_the_model(recompute):
+    model = mae_model('mae_vit_nano_patch4')
+    model.set_grad_checkpointing(recompute)
+    weight = weakref.ref(model.blocks[0].attn.qkv.weight)
+    assert activation_bytes(model) > 0
+    del model
+    gc.collect()
+    assert weight() is None
