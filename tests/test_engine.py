@@ -28,6 +28,7 @@ def plain(): return losses()
 def test_accumulation(plain): assert far(plain, losses(batch_size=8, accum_iter=4)) < 1e-5
 def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8, effective_batch=32) == losses(batch_size=8, accum_iter=4)
 def test_checkpointed_activations(plain): assert far(plain, losses(grad_ckpt=True)) < 1e-5
+@pytest.mark.slow
 def test_compile(plain): assert far(plain, losses(compile=True)) < 1e-4
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
 def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
@@ -232,6 +233,7 @@ sys.exit(mae_pretrain())
 '''
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='gloo as Linux has it')
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     (tmp_path/'spoiled.py').write_text(SPOILED)
     env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
@@ -242,6 +244,7 @@ def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     assert state['step'] == 8 and from_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits and signals')
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     "The system refuses to let any file grow beyond 1 MB, so the first save fails half-way: exit code 3, and no half checkpoint."
     code = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6));'
