@@ -1,8 +1,10 @@
 # `make demo` and `make test` are all a newcomer needs; each target makes the environment it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests run in two processes, each notebook or file of tests in one of them, the longest first.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test check notebooks docs lab wheel clean
+.PHONY: help demo test check lowest notebooks docs lab wheel clean
 
 help:
 	@echo "make demo       install, pre-train on the images on board, show what was learned (runs/demo)"
@@ -10,7 +12,8 @@ help:
 	@echo "make notebooks  run every notebook from a fresh kernel; export the library, clean, write README.md"
 	@echo "make docs       build the book's site, strictly: _build/site/index.html"
 	@echo "make lab        read and run the book in JupyterLab"
-	@echo "make check      the quick part of the tests: is all that is generated up to date?"
+	@echo "make check      the quick part of the tests, without notebooks: a minute"
+	@echo "make lowest     the tests with the oldest supported version of every library"
 	@echo "make wheel      build the wheel, install it alone in a bare environment, run its commands there"
 
 .venv/.venv:
@@ -31,10 +34,19 @@ demo: .venv/.user
 	$(BIN)/mae_report runs/demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 check: .venv/.dev
-	$(BIN)/python -m pytest tests/test_house.py
+	$(BIN)/$(PYTEST) tests -m "not slow"
+
+.venv-lowest/.dev: .venv/.dev settings.ini setup.py
+	$(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip compile --quiet --python .venv-lowest/bin/python --resolution lowest-direct --output-file .venv-lowest/lowest.txt setup.py
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --constraints .venv-lowest/lowest.txt --editable '.[dev]'
+	@touch $@
+
+lowest: .venv-lowest/.dev
+	.venv-lowest/bin/$(PYTEST) tests --ignore tests/test_site.py --ignore tests/test_house.py
 
 notebooks: .venv/.dev
 	$(BIN)/nbdev_export
@@ -52,4 +64,4 @@ wheel: .venv/.dev
 	$(BIN)/python tools/check_wheel.py
 
 clean:
-	rm -rf .venv _build build dist *.egg-info
+	rm -rf .venv .venv-lowest _build build dist *.egg-info

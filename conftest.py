@@ -1,9 +1,14 @@
-"Each notebook is a test: all its cells run, from a fresh namespace; `pytest --flags slow` runs the cells so marked, too."
-import os
-import pytest, torch
+"Each notebook is a test: all its cells run, in a process of their own; `pytest --flags slow` runs the cells so marked, too."
+import multiprocessing, os, sys
+from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.setdefault('TQDM_DISABLE', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run side by side, with one thread each
+import pytest
+
+MOST_MEMORY = 3.  # GB that a notebook may take
+LONGEST_FIRST = 'test_site', '00_tour', '23_partial', '10_show', 'test_processes'  # so that no process waits for one of them at the end
 
 def pytest_addoption(parser):
     parser.addoption('--flags', nargs='*', default=[], help='test flags (settings.ini, tst_flags) of cells to run')
@@ -12,17 +17,47 @@ def pytest_collect_file(file_path, parent):
     if file_path.suffix == '.ipynb' and not any(p[0] in '._' for p in file_path.relative_to(parent.config.rootpath).parts):
         return NotebookFile.from_parent(parent, path=file_path)
 
+def pytest_collection_modifyitems(items):
+    rank = {stem: i for i,stem in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+def server():
+    "Where processes for notebooks come from: one that has imported what all of them need."
+    context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
+    if sys.platform == 'linux': context.set_forkserver_preload(['nbdev.test', 'torch', 'timm', 'torchvision', 'matplotlib.pyplot'])
+    return context
+
+def run_cells(path, skip_flags, force_flags, said, peak):
+    "Run a notebook in this process, and leave with 1 if a cell failed; what is printed goes to the file `said`."
+    with open(said, 'w') as f:
+        for fd in 1, 2: os.dup2(f.fileno(), fd)
+    from nbdev.test import test_nb
+    ok,_ = test_nb(path, skip_flags=skip_flags, force_flags=force_flags)
+    if sys.platform == 'linux':
+        import resource
+        peak.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
+    sys.exit(not ok)
+
 class NotebookFile(pytest.File):
-    def collect(self): yield NotebookItem.from_parent(self, name='cells')
+    def collect(self):
+        item = NotebookItem.from_parent(self, name='cells')
+        item.add_marker('slow')
+        yield item
 
 class NotebookItem(pytest.Item):
-    "Fails with the cell's traceback, which nbdev writes to stderr."
+    "Fails with all that the notebook printed, the cell's traceback at its end."
     def runtest(self):
         from nbdev.config import get_config
-        from nbdev.test import test_nb
-        threads = torch.get_num_threads()
-        try: ok,_ = test_nb(self.path, skip_flags=get_config().tst_flags.split(), force_flags=self.config.getoption('flags'))
-        finally: torch.set_num_threads(threads)  # what one notebook sets shall not round another's numbers
-        if not ok: raise AssertionError(f'{self.path.name}: a cell failed (see stderr)')
+        context,said = server(),self.config._tmp_path_factory.mktemp(self.path.stem)/'said.txt'
+        peak = context.Value('d', 0.)
+        skip_flags = get_config().tst_flags.split()
+        child = context.Process(target=run_cells, args=(self.path, skip_flags, self.config.getoption('flags'), said, peak))
+        child.start()
+        try: child.join()
+        finally: child.kill()
+        if child.exitcode: raise AssertionError(f'{self.path.name}: exit code {child.exitcode}\n{said.read_text()}')
+        self.user_properties.append(('GB', round(peak.value, 2)))
+        if peak.value > MOST_MEMORY: raise AssertionError(f'{self.path.name} took {peak.value:.1f} GB, more than {MOST_MEMORY}')
+
     def repr_failure(self, excinfo): return str(excinfo.value) if excinfo.errisinstance(AssertionError) else super().repr_failure(excinfo)
     def reportinfo(self): return self.path, None, str(self.path.relative_to(self.config.rootpath))

@@ -60,15 +60,21 @@ def sphinx(source, site, strict):
     flags = ['-W', '--keep-going'] if strict else []
     return main(['-b', 'html', '-n', '-q', '-j', '2', *flags, '-c', str(HERE), '-D', f'html_extra_path={source}/_extra', '-d', str(site.parent/'doctrees'), str(source), str(site)])
 
+def build(root, output, look=False):
+    "Convert and build; the exit status, 1 if anything was complained of."
+    start,book = time.time(), Book(root.resolve(), output.resolve()/'source')
+    shutil.rmtree(output/'site', ignore_errors=True)
+    shutil.rmtree(output/'doctrees', ignore_errors=True)
+    problems = convert(book)
+    for line in problems: print(line, file=sys.stderr)
+    rc = sphinx(book.out, output.resolve()/'site', not look)
+    print(f'{output/"site"/"index.html"}: {len(book.chapters)} chapters, {len(problems)} problems, {time.time() - start:.0f} s')
+    return 0 if look else int(bool(rc or problems))
+
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--look', action='store_true', help='build in spite of warnings')
     p.add_argument('--root', type=Path, default=ROOT, help='the project whose notebooks are read')
     p.add_argument('--output', type=Path, default=ROOT/'_build', help='where source, site and cache are written')
     args = p.parse_args()
-    start,book = time.time(), Book(args.root.resolve(), args.output.resolve()/'source')
-    shutil.rmtree(args.output/'site', ignore_errors=True); shutil.rmtree(args.output/'doctrees', ignore_errors=True)
-    for line in convert(book): print(line, file=sys.stderr)
-    rc = sphinx(book.out, args.output.resolve()/'site', not args.look)
-    print(f'{args.output/"site"/"index.html"}: {len(book.chapters)} chapters, {len(book.problems)} problems, {time.time() - start:.0f} s')
-    sys.exit(0 if args.look else rc or bool(book.problems))
+    sys.exit(build(args.root, args.output, args.look))

@@ -86,6 +86,7 @@ def test_corrupt_image_is_named(tmp_path, capsys, photos):
 def test_report_of_no_run(tmp_path, capsys):
     assert mae_report([str(tmp_path)]) == 2 and 'is no run' in capsys.readouterr().err
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals')
 def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path):
     run = tmp_path/'run'

@@ -1,13 +1,16 @@
 "One process: options that must not change the result, and what happens to bad input."
-import json, os, pickle, shutil, signal, subprocess, sys
+import gc, json, os, pickle, shutil, signal, subprocess, sys, weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from safetensors.torch import save_file
 from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
 from mae_nb.cli import mae_pretrain
+from mae_nb.cost import activation_bytes, has_fast_bf16
 from mae_nb.loop import read_log
 from mae_nb.hub import from_pretrained
+from mae_nb.mae import mae_model
 from mae_nb.pretrain import PretrainTask, pretrain
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.train.engine import task_steps
@@ -27,6 +30,7 @@ def plain(): return losses()
 def test_accumulation(plain): assert far(plain, losses(batch_size=8, accum_iter=4)) < 1e-5
 def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8, effective_batch=32) == losses(batch_size=8, accum_iter=4)
 def test_checkpointed_activations(plain): assert far(plain, losses(grad_ckpt=True)) < 1e-5
+@pytest.mark.slow
 def test_compile(plain): assert far(plain, losses(compile=True)) < 1e-4
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
 def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
@@ -221,6 +225,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
 SPOILED = '''
 import os, sys, mae_nb.pretrain as engine
 from mae_nb.cli import mae_pretrain
+from mae_nb.cost import activation_bytes, has_fast_bf16
 real,calls = engine.normalise,[]
 def normalise(*a):
     calls.append(1)
@@ -230,6 +235,7 @@ sys.exit(mae_pretrain())
 '''
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='gloo as Linux has it')
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     (tmp_path/'spoiled.py').write_text(SPOILED)
     env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
@@ -240,6 +246,7 @@ def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     assert state['step'] == 8 and from_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits and signals')
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     "The system refuses to let any file grow beyond 1 MB, so the first save fails half-way: exit code 3, and no half checkpoint."
     code = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6));'
@@ -286,3 +293,26 @@ def test_nothing_in_a_step_waits_for_the_device(changes):
     assert {'argsort', 'sort'} & seen and any('adamw' in s for s in seen) and not WAITS & seen
     with Watch(): torch.ones(1).item()
     assert WAITS & seen  # it would have been noticed
+
+@pytest.mark.parametrize('flags,fast', [('fpu avx512f sse', False), ('fpu avx512_bf16 sse', True), ('fpu amx_bf16 amx_tile', True), ('fp asimd bf16 i8mm', True), ('', False)])
+def test_fast_bf16_where_torch_does_not_tell(monkeypatch, flags, fast):
+    monkeypatch.setattr(torch, 'cpu', SimpleNamespace())
+    monkeypatch.setattr(Path, 'read_text', lambda self: f'flags : {flags}\n')
+    assert has_fast_bf16(torch.device('cpu')) == fast
+
+@pytest.mark.parametrize('names,fast', [((), False), (('avx512_bf16',), True), (('amx_tile',), True)])
+def test_fast_bf16_where_torch_tells(monkeypatch, names, fast):
+    monkeypatch.setattr(torch, 'cpu', SimpleNamespace(**{f'_is_{n}_supported': lambda n=n: n in names for n in ('avx512_bf16', 'amx_tile')}))
+    def absent(self): raise FileNotFoundError(self)
+    monkeypatch.setattr(Path, 'read_text', absent)
+    assert has_fast_bf16(torch.device('cpu')) == fast
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_an_estimate_frees_the_model(recompute):
+    model = mae_model('mae_vit_nano_patch4')
+    model.set_grad_checkpointing(recompute)
+    weight = weakref.ref(model.blocks[0].attn.qkv.weight)
+    assert activation_bytes(model) > 0
+    del model
+    gc.collect()
+    assert weight() is None

@@ -46,7 +46,7 @@ def hf_state(state, depth, decoder_depth):
 
 @pytest.fixture(scope='module', params=[False, True], ids=['pixels', 'normalised'])
 def pair(request):
-    hf = pytest.importorskip('transformers')
+    hf = pytest.importorskip('transformers', minversion='5')  # whose names in memory `hf_state` knows
     torch.manual_seed(0)
     cfg = MAEConfig(img_size=64, patch_size=16, embed_dim=48, depth=3, num_heads=3, decoder_embed_dim=32, decoder_depth=2,
                     decoder_num_heads=4, norm_pix_loss=request.param)

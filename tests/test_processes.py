@@ -13,7 +13,9 @@ from mae_nb.pretrain import PretrainConfig
 ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
 JOB = ['--max_steps', '20', '--effective_batch', '32', '--log_every', '1', '--save_every', '8', '--device', 'cpu']
-linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')
+def linux(test):
+    "A slow test of processes, as Linux has them."
+    return pytest.mark.slow(pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')(test))
 
 def command(run, processes, *flags, torchrun=()):
     launch = [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python'] if processes else []

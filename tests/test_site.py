@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'docs'))
+pytestmark = pytest.mark.slow
 
 def browser_path():
     "A Chromium of this machine, or None."
@@ -83,22 +84,27 @@ def test_what_a_reader_would_stumble_over_is_told(tmp_path, cell, says):
     told = problems(project(tmp_path, [cell]))
     assert len(told) == 1 and says in told[0] and 'nbs/1_patches/03_masking.ipynb: cell 1' in told[0], told
 
-def test_a_problem_fails_the_build(tmp_path):
-    "A heading that is not there is Sphinx's to find, a picture without a text the converter's; either makes the exit status 1."
-    for name in ('docs', 'nbs'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'runs'))
-    for name in ('mae_nb', 'tests', 'tools', 'settings.ini', 'Makefile', 'results', 'CHANGELOG.md', 'CONTRIBUTING.md'): (tmp_path/name).symlink_to(ROOT/name)
-    path = tmp_path/'nbs/1_patches/01_patches.ipynb'
-    nb = json.loads(path.read_text())
-    k = next(i for i,c in enumerate(nb['cells']) if i and c['cell_type'] == 'markdown')
-    nb['cells'][k]['source'] = ['See [there](02_positions.ipynb#no-such-heading).']
-    path.write_text(json.dumps(nb))
-    done = subprocess.run([sys.executable, tmp_path/'docs/build.py', '--output', tmp_path/'out'], capture_output=True, text=True)
-    assert done.returncode == 1 and 'no-such-heading' in done.stderr and '0 problems' in done.stdout, done.stderr
-    nb['cells'][k]['source'] = ['![](../../results/demo.png)']
-    path.write_text(json.dumps(nb))
-    from convert import Book
-    from build import convert
-    assert convert(Book(tmp_path, tmp_path/'again')) == [f'nbs/1_patches/01_patches.ipynb: cell {k}: ../../results/demo.png: no alternative text']
+@pytest.mark.parametrize('problems,complaints,look,status', [([], 0, False, 0), (['a picture: no alternative text'], 0, False, 1), ([], 1, False, 1),
+                                                             (['a picture: no alternative text'], 1, True, 0)])
+def test_a_problem_fails_the_build(tmp_path, monkeypatch, capsys, problems, complaints, look, status):
+    "What the converter finds and what Sphinx complains of: either makes the exit status 1, unless one only wants to look."
+    import build as builder
+    monkeypatch.setattr(builder, 'convert', lambda book: problems)
+    monkeypatch.setattr(builder, 'sphinx', lambda source, site, strict: complaints if strict != look else pytest.fail('strictness is not passed on'))
+    assert builder.build(project(tmp_path, []), tmp_path/'out', look) == status
+    out,err = capsys.readouterr()
+    assert f'1 chapters, {len(problems)} problems' in out and err.splitlines() == problems
+
+@pytest.mark.parametrize('target,status', [('#a-heading', 0), ('#no-such-heading', 1)])
+def test_sphinx_is_strict(tmp_path, target, status):
+    "A heading that is not there is Sphinx's to find."
+    source = tmp_path/'source'
+    (source/'_extra').mkdir(parents=True)
+    (source/'notebooks.json').write_text('{}')
+    (source/'index.md').write_text(f'# A page\n\n## A heading\n\nSee [there]({target}).\n')
+    code = f'import sys; sys.path.insert(0, {str(ROOT/"docs")!r}); from pathlib import Path; from build import sphinx; '
+    done = subprocess.run([sys.executable, '-c', code + f'sys.exit(sphinx(Path({str(source)!r}), Path({str(tmp_path/"site")!r}), True))'], capture_output=True, text=True)
+    assert done.returncode == status and ('no-such-heading' in done.stderr) == bool(status), done.stderr
 
 # --- what the built site holds ---
 def test_every_address_of_nbdev_is_there(site):
