@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['peak_tflops', 'block_flops', 'forward_flops', 'gpu_peak', 'duration', 'autocast', 'has_fast_bf16', 'pick_precision',
-           'pick_attention', 'pick_linear', 'seconds_per_pass', 'activation_bytes', 'memory_estimate']
+           'pick_attention', 'pick_linear', 'activation_bytes', 'memory_estimate']
 
 # %% ../nbs/3_training/18_cost.ipynb #27d262a2
 import time
@@ -115,29 +115,6 @@ def pick_linear(
         for m in model.modules():
             if type(m) is nn.Linear: m.__class__ = FastLinear
     return model
-
-# %% ../nbs/3_training/18_cost.ipynb #5d3876ca
-def seconds_per_pass(
-    model:MaskedAutoencoderViT, # On its device, not wrapped
-    batch_size:int, # Images per process and forward pass
-    mask_ratio:float=0.75, # Share of patches to remove
-    precision:str='fp32', # `'fp32'`, `'bf16'` or `'fp16'`
-    most:float=5., # Seconds that the answer may cost
-)->float: # Seconds of a forward and backward pass
-    "Time a pass; of fewer images, scaled up, where the whole batch would take too long. Leaves no gradients."
-    p = model.pos_embed
-    def once(n):
-        imgs,scores = p.new_zeros(n, model.in_chans, *model.cfg.img_size), p.new_zeros(n, model.grid[0]*model.grid[1])
-        start = time.perf_counter()
-        with autocast(p.device, precision): model(imgs, mask_ratio, scores, loss_only=True).loss.backward()
-        if p.is_cuda: torch.cuda.synchronize()
-        return time.perf_counter() - start
-    try:
-        n = min(2, batch_size)
-        once(n); few = once(n)
-        while n < batch_size and 2*few*8 < most: n = min(8*n, batch_size); once(n); few = once(n)
-        return few*batch_size/n
-    finally: model.zero_grad()
 
 # %% ../nbs/3_training/18_cost.ipynb #571a3500
 def _kept(model, part, inputs, precision):

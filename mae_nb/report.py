@@ -19,7 +19,7 @@ from .data import load_images, normalise
 from .augment import CentreView, sample_generator
 from .distributed import pick_device
 from .checkpoint import save_json, write_whole
-from .loop import read_log
+from .loop import read_log, show_losses
 from .hub import from_pretrained
 from .knn import extract_features, probe, raw_pixels
 
@@ -152,12 +152,12 @@ def write_report(
     run, # Folder of a run
     say=print, # Called with lines for the reader
 )->list: # Rows `dict(features, knn, linear)`; empty when the data has no labels or no test split
-    "Write `results.json`, `reconstruction.png` and `report.html` into a run's folder."
+    "Write `results.json`, `reconstruction.png`, `loss.png` and `report.html` into a run's folder."
     run = Path(run)
     if not (run/'config.json').is_file(): raise FileNotFoundError(f'{run} is no run: it has no config.json')
     job,log = json.loads((run/'config.json').read_text()),read_log(run/'log.jsonl')
-    fig = reconstruction_picture(run)
-    write_whole(run/'reconstruction.png', lambda tmp: fig.savefig(tmp, format='png'))
+    for name,fig in ('reconstruction.png', reconstruction_picture(run)), ('loss.png', show_losses(log)):
+        write_whole(run/name, lambda tmp: fig.savefig(tmp, format='png'))
     try: rows = probe_run(run, say)
     except (FileNotFoundError, ValueError) as e: rows = []; say(f'no probes: {e}')
     save_json(dict(rows=rows, job=job, last=log[-1] if log else None, machine=machine()), run/'results.json')
