@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from ..core.config import check_fields
 
-# %% ../../nbs/4_paper/19c_tasks_config.ipynb #cc04790a
+# %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
 resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
     'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_ckpt shard '
     'num_workers max_corrupt log_every tensorboard save_every keep milestone_epochs device'.split())
@@ -25,9 +25,9 @@ class RunConfig:
     output_dir:str = 'runs/pretrain' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
-    img_size:tuple|None = None # image side or HxW, in pixels; the model's own if not given
-    mean:tuple|None = None # per-channel mean of pixels in [0, 1]; the encoder's, or measured, if not given
-    std:tuple|None = None # per-channel standard deviation, likewise
+    img_size:tuple[int,int]|None = None # image side or HxW, in pixels; the model's own if not given
+    mean:tuple[float,...]|None = None # per-channel mean of pixels in [0, 1]; the encoder's, or measured, if not given
+    std:tuple[float,...]|None = None # per-channel standard deviation, likewise
     epochs:int = 30 # passes over the images
     max_steps:int|None = None # stop after so many optimiser steps
     batch_size:int = 128 # images per process and forward pass
@@ -107,7 +107,7 @@ class PretrainConfig(RunConfig):
     def _at_least(self):
         return super()._at_least() | dict.fromkeys('masks_per_image patch_size decoder_embed_dim decoder_depth'.split(), 1)
 
-# %% ../../nbs/4_paper/19c_tasks_config.ipynb #39c13479
+# %% ../../nbs/4_paper/19c_tasks_config.ipynb #8e9029d6
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig):
     "A classifier to train: an encoder and a head. The defaults fine-tune a small encoder on the bundled images in minutes, on a CPU."
@@ -127,7 +127,7 @@ class FinetuneConfig(RunConfig):
     blr:float = 5e-3 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 1e-6 # learning rate at the end
     weight_decay:float = 0.05 # not for biases, norms, positional embeddings and the class token
-    betas:tuple = (0.9, 0.999) # AdamW's
+    betas:tuple[float,float] = (0.9, 0.999) # AdamW's
     layer_decay:float|None = 0.75 # each layer's learning rate, as a fraction of the one above it; one learning rate for all if none
     augment:Literal['rand_crop', 'clip_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop' # 'clip_crop' is the release's for linear probes, 'none' the centre crop
     crop_min:float = 0.6 # smallest area of a random crop, as a fraction of the image; 0.08 for photographs
