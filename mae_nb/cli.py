@@ -40,24 +40,34 @@ def numbers(
     try: return tuple(float(p) for p in text.split(','))
     except ValueError: raise ValueError(f'{text!r} are no numbers: give one per channel, as in 0.4,0.5,0.4') from None
 
+_switches = {True: 'yes', False: 'no', None: 'none'}
+
 def _none(text):
     "Read the word that unsets a value."
     if text.lower() != 'none': raise ValueError(f"{text!r} is not 'none'")
 
+def _switch(text='yes'):
+    "Read a switch that may be unset: alone it is on."
+    found = [value for value,word in _switches.items() if word == text.lower()]
+    if not found: raise ValueError(f'{text!r} is none of {", ".join(_switches.values())}')
+    return found[0]
+
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
 registry = ConstructorRegistry() # rules for the types that are read in another way than tyro's
 
+def _spec(metavar, read, write, nargs=1):
+    "How a type is read from words of a command line and written as one."
+    return PrimitiveConstructorSpec(nargs=nargs, metavar=metavar, instance_from_str=lambda words: read(*words),
+                                    is_instance=lambda value: True, str_from_instance=lambda value: [write(value)])
+
 @registry.primitive_rule
 def _one_word(info):
-    "Make `none`, an image size or a list of numbers one word of a command line; leave other types to tyro."
-    def spec(metavar, read, write):
-        return PrimitiveConstructorSpec(nargs=1, metavar=metavar, instance_from_str=lambda words: read(words[0]),
-                                        is_instance=lambda v: isinstance(v, get_origin(info.type) or info.type),
-                                        str_from_instance=lambda v: [write(v)])
-    if info.type is NoneType: return spec('none', _none, lambda v: 'none')
+    "Make `none`, an image size and a list of numbers one word, and an optional switch a switch; others are tyro's."
+    if info.type is NoneType: return _spec('none', _none, _switches.get)
+    if set(get_args(info.type)) == {bool, NoneType}: return _spec('[no|none]', _switch, lambda v: _switches[v], (0, 1))
     if get_origin(info.type) is not tuple: return None
-    if get_args(info.type) == (int, int): return spec('HxW', sides, lambda v: f'{v[0]}x{v[1]}')
-    return spec('X,Y,Z', numbers, lambda v: ','.join(f'{x:g}' for x in v))
+    if get_args(info.type) == (int, int): return _spec('HxW', sides, lambda v: f'{v[0]}x{v[1]}')
+    return _spec('X,Y,Z', numbers, lambda v: ','.join(f'{x:g}' for x in v))
 
 style = dict(use_underscores=True, config=(OmitArgPrefixes,), registry=registry) # of every command line
 
@@ -78,6 +88,7 @@ def guarded(
     except FloatingPointError as e: return tell(1, f'stopped: {e}')
     except ChildProcessError as e: return tell(3, f'stopped: {e}')
     except OSError as e: return tell(3, f'cannot read or write: {e}; what was saved before is whole')
+    except SystemExit as e: return e.code or 0  # tyro has shown help, or what is wrong with a flag
     except KeyboardInterrupt as e:
         if not hasattr(e, 'signal'): return tell(130, 'interrupted, not saved')
         return tell(128 + e.signal, f'stopped by {e}, and saved: --resume auto goes on')

@@ -1,19 +1,20 @@
 "The commands, as a user meets them: what they refuse and how, what they leave behind."
-import json, os, re, signal, subprocess, sys, time
+import importlib, importlib.util, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from PIL import Image
+from mae_nb import cli
 from mae_nb.cli import mae_pretrain, mae_report
 from mae_nb.hub import from_pretrained
 
 TINY = ['--max_steps', '2', '--batch_size', '4', '--log_every', '1', '--device', 'cpu']
 
+def unframed(text): return ' '.join(re.sub('[│╭╮╰╯─]', ' ', text).split())
+
 def refused(capsys, *args):
     "The message of a refusal; exit code 2, nothing else."
-    try: code = mae_pretrain([str(a) for a in args])
-    except SystemExit as e: code = e.code
-    assert code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
+    assert mae_pretrain([str(a) for a in args]) == 2
+    return unframed(capsys.readouterr().err)
 
 @pytest.fixture
 def photos(tmp_path):
@@ -64,11 +65,11 @@ def test_overwrite_spares_what_is_no_run(tmp_path, capsys, photos):
 def test_bad_input(tmp_path, capsys, photos):
     out = ['--output_dir', tmp_path/'run', *TINY]
     empty = tmp_path/'empty'; empty.mkdir()
-    cases = [(['--epocs', '3'], 'did you mean --epochs'), (['--data', tmp_path/'nowhere'], "it is neither a folder, nor shards"),
+    cases = [(['--epocs', '3'], 'Perhaps you meant: --epochs'), (['--data', tmp_path/'nowhere'], "it is neither a folder, nor shards"),
              (['--data', empty], f'no images under {empty}'), (['--data', 'CIFAR10'], 'give data_root'),
              (['--data', 'CIFAR10', '--data_root', empty], f'CIFAR10 is not in {empty}'),
              (['--data', photos/'0.png'], 'is a file'), (['--mask_ratio', '1'], 'mask_ratio must be between 0 and 1, got 1.0'),
-             (['--mask_ratio', 'most'], "invalid float value: 'most'"), (['--model', 'mae_vit_bse_patch16'], "mae_vit_base_patch16"),
+             (['--mask_ratio', 'most'], "could not convert string to float: 'most'"), (['--model', 'mae_vit_bse_patch16'], "mae_vit_base_patch16"),
              (['--img_size', '30'], 'patch_size=4 does not divide an image of 30x30'), (['--img_size', 'big'], 'no image size'),
              (['--batch_size', '100000'], 'there are 10000'), (['--epochs', '0'], 'epochs must be at least 1'),
              (['--mask_ratio', '0.99'], 'keeps none of 49 patches'), (['--device', 'abacus'], 'abacus'), (['--patch_size', '0'], 'patch_size')]
@@ -85,6 +86,51 @@ def test_corrupt_image_is_named(tmp_path, capsys, photos):
 
 def test_report_of_no_run(tmp_path, capsys):
     assert mae_report([str(tmp_path)]) == 2 and 'is no run' in capsys.readouterr().err
+
+COMMANDS = Path(__file__).parent/'commands.txt'
+PARTS = dict(mae_data=('pack', 'check', 'stats', 'index'), mae_bench=('step', 'tokens', 'loader', 'end2end'))
+NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert',
+         *(f'{c} {part}' for c,parts in PARTS.items() for part in parts)]
+
+def flags(name, capsys):
+    "How a command is used, then its flags with their types and defaults: `--mask_ratio FLOAT = 0.75`."
+    command,*part = name.split()
+    assert getattr(cli, command)([*part, '--help']) == 0
+    said = capsys.readouterr().out
+    yield said.splitlines()[0].removeprefix('usage: ')
+    found = re.compile(r'(--\w+(?:, --no_\w+)?)((?: [A-Z{]| none\|)\S*)?.*?(?:\(default: (.*?)\)|(\(required\)))(?: |$)')
+    for text in re.split(r'(?<!,) (?=--\w)', unframed(said)):
+        if m := found.match(text): yield f'  {m[1]}{m[2] or ""} = {m[3] or m[4]}'
+
+def test_commands_are_as_written_down(capsys, monkeypatch):
+    "A flag, its type and its default are promises. Meant to change? `pytest tests/test_cli.py -k written_down` with UPDATE=1 writes the file anew."
+    monkeypatch.setenv('COLUMNS', '400')
+    text = '\n'.join(line for name in NAMES for line in [*flags(name, capsys), ''])
+    if os.environ.get('UPDATE'): COMMANDS.write_text(text, encoding='utf-8')
+    assert text == COMMANDS.read_text(encoding='utf-8')
+    assert text.count('--recipe') == 4 and '  --mask_ratio FLOAT = 0.75\n' in text and '  --encoder STR = (required)\n' in text
+
+LAZY = 'import sys; before = set(sys.modules); {}; print(sorted({{"torch", "timm", "torchvision", "numpy"}} & set(sys.modules)))'
+
+@pytest.mark.parametrize('name', ['import', 'config', *NAMES])
+def test_nothing_heavy_is_loaded_for_help(name):
+    command,*part = name.split()
+    code = {'import': 'import mae_nb; mae_nb.__version__, dir(mae_nb)', 'config': 'from mae_nb import PretrainConfig'}.get(
+        name, f'from mae_nb import cli; cli.{command}({[*part, "--help"]})')
+    r = subprocess.run([sys.executable, '-c', LAZY.format(code)], capture_output=True, text=True)
+    assert r.returncode == 0 and r.stdout.splitlines()[-1] == '[]' and not r.stderr, r.stdout[-300:] + r.stderr
+
+def test_recipe_is_printed_without_torch():
+    r = subprocess.run([sys.executable, '-c', LAZY.format('from mae_nb import cli; cli.mae_pretrain(["--recipe", "demo", "--print"])')], capture_output=True, text=True)
+    assert '"mask_ratio": 0.75' in r.stdout and r.stdout.splitlines()[-1] == '[]', r.stderr
+
+def test_names_of_the_package():
+    "What `mae_nb` offers resolves to what its module has, and is listed; anything else is an error."
+    import mae_nb
+    for name,module in mae_nb._modules.items():
+        if importlib.util.find_spec(f'mae_nb.{name}'): continue  # a module of that name
+        assert getattr(mae_nb, name) is getattr(importlib.import_module(f'mae_nb.{module}'), name) and name in dir(mae_nb)
+    with pytest.raises(AttributeError, match='patchfy'): mae_nb.patchfy
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals')

@@ -79,5 +79,5 @@ def test_readme_check_notices(tmp_path):
     assert r.returncode == 1 and 'stale' in r.stderr
 
 def test_library_needs_no_nbdev():
-    code = f"import sys; sys.modules['nbdev'] = None; import {', '.join('mae_nb.' + p.stem for p in MODULES)}"
+    code = f"import sys; sys.modules['nbdev'] = None; import {', '.join('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in MODULES)}"
     r = run('-c', code); assert r.returncode == 0, r.stderr

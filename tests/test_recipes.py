@@ -10,11 +10,10 @@ from mae_nb.cli import mae_pretrain
 from mae_nb.data import TensorImages
 from mae_nb.mae import MaskedAutoencoderViT
 from mae_nb.pretrain import PretrainTask
-from mae_nb.tasks.config import PretrainConfig
 from mae_nb.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
 
-IMAGENET = [n for n,r in recipes.items() if isinstance(r.config, PretrainConfig) and r.config.data == 'imagenet']
+IMAGENET = [n for n,r in recipes.items() if r.kind == 'pretrain' and r.config.data == 'imagenet']
 
 class Captured(Exception): pass
 
@@ -122,6 +121,6 @@ def test_print_and_flags(capsys):
     said = capsys.readouterr().out
     assert 'the official PyTorch release' in said and '0.00015 * 1024 / 256 = 0.0006' in said and '"batch_size": 32' in said and '"epochs": 1600' in said
     assert mae_pretrain(['--recipe', 'relase_vit_large', '--print']) == 2
-    assert "did you mean ['release_vit_large'" in capsys.readouterr().err
+    assert "did you mean release_vit_large" in capsys.readouterr().err
     assert mae_pretrain(['--recipe', 'paper_vit_base_1600']) == 2  # no images: nothing starts
     assert "no data 'imagenet'" in capsys.readouterr().err and not Path('runs/paper_vit_base_1600').exists()
