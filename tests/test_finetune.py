@@ -227,6 +227,7 @@ def test_knn_is_brute_force(k, bank_chunk, chunk):
     assert torch.equal(found[:,0], expected[:,0])
     if k >= 20: assert torch.equal(found, expected)  # with fewer neighbours several classes have no vote at all
 
+@pytest.mark.slow
 def test_lars_probe_comes_near_the_closed_form(mae, home):
     "On the same cached features: 90 epochs of LARS beside ridge regression."
     cfg = LinprobeConfig(encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
@@ -261,6 +262,7 @@ with join_world('cpu') as world:
     if world.first: print(json.dumps(found))
 """
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize('processes', [2, 3])
 def test_every_image_counts_once(processes, mae, home):
@@ -286,6 +288,7 @@ def whole(mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'whole'), *HARD]) == 0
     return home/'whole'
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     "Stopped in step 6 by SIGTERM: with mixup, cutmix, RandAugment, erasing, stochastic depth and an average, the same bytes come out."
@@ -317,6 +320,7 @@ def test_seed_matters(whole, mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'other'), *HARD, '--seed', '1']) == 0
     assert (home/'other'/'model.safetensors').read_bytes() != (whole/'model.safetensors').read_bytes()
 
+@pytest.mark.slow
 @linux
 def test_two_processes_fine_tune(mae, home):
     "Without chance that belongs to a batch, two processes learn what one does; the linear probe runs by two as well."
@@ -337,6 +341,7 @@ def test_two_processes_fine_tune(mae, home):
     assert mae_knn(['--encoder', mae, '--labels', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
     assert json.loads((home/'knn1.json').read_text())['result'] == json.loads((home/'knn2.json').read_text())['result']
 
+@pytest.mark.slow
 def test_readme_in_two_commands(home, capsys):
     "From mae_pretrain's own output to a classifier, which mae_eval then judges as the log does."
     pre,tuned = str(home/'pre'),str(home/'pre_tuned')
