@@ -236,6 +236,7 @@ def test_lars_probe_comes_near_the_closed_form(mae, home):
     closed = 100*(linear_predict(job.view.feats, job.view.labels, job.test.feats) == job.test.labels).float().mean().item()
     assert top1 > 60 and abs(top1 - closed) < 3, (top1, closed)
 
+@pytest.mark.slow
 def test_probe_with_and_without_cache(mae):
     "Fixed crops: cached features and images through the frozen encoder give the same losses."
     losses = [[r['loss'].item() for r in steps(cfg, prepare(cfg), **QUIET)] for cache in (True, False)
@@ -308,6 +309,7 @@ def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_log(x/'log.jsonl')] for x in (run, whole))
     assert a == b and len([x for x in a if x[2] is not None]) == 1
 
+@pytest.mark.slow
 def test_the_average_is_judged(whole, home):
     "What the log says of the moving average is what mae_eval finds."
     said = [r for r in read_log(whole/'log.jsonl') if 'ema_top1' in r][-1]
@@ -316,6 +318,7 @@ def test_the_average_is_judged(whole, home):
         assert mae_eval(['--model', str(whole), '--data', 'fashion', '--device', 'cpu', '--reader', 'fast', '--output', str(out), *flags]) == 0
         assert json.loads(out.read_text())['results']['top1'] == pytest.approx(said[key], abs=0.11)  # batches of other sizes
 
+@pytest.mark.slow
 def test_seed_matters(whole, mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'other'), *HARD, '--seed', '1']) == 0
     assert (home/'other'/'model.safetensors').read_bytes() != (whole/'model.safetensors').read_bytes()
