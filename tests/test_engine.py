@@ -180,6 +180,7 @@ from mae_nb.runs import one_at_a_time
 with one_at_a_time(sys.argv[1]): print('locked', flush=True); time.sleep(100)
 """
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='no such lock')
 def test_a_lock(run, capsys):
     "Two processes never work on the same run; a process that is killed holds nothing back."

@@ -232,6 +232,7 @@ def test_knn_is_brute_force(k, bank_chunk, chunk):
     assert torch.equal(found[:,0], expected[:,0])
     if k >= 20: assert torch.equal(found, expected)  # with fewer neighbours several classes have no vote at all
 
+@pytest.mark.slow
 def test_lars_probe_comes_near_the_closed_form(mae, home):
     "On the same cached features: 90 epochs of LARS beside ridge regression."
     cfg = replace(linprobe_defaults, encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
@@ -240,6 +241,7 @@ def test_lars_probe_comes_near_the_closed_form(mae, home):
     closed = 100*(linear_predict(task.dataset.feats, task.dataset.labels, task.test.feats) == task.test.labels).float().mean().item()
     assert top1 > 60 and abs(top1 - closed) < 3, (top1, closed)
 
+@pytest.mark.slow
 def test_probe_with_and_without_cache(mae):
     "Fixed crops: cached features and images through the frozen encoder give the same losses."
     losses = [[r['loss'].item() for r in task_steps(FinetuneTask(cfg))] for cache in (True, False)
@@ -266,6 +268,7 @@ with join_world('cpu') as world:
     if world.first: print(json.dumps(found))
 """
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize('processes', [2, 3])
 def test_every_image_counts_once(processes, mae, home):
@@ -291,6 +294,7 @@ def whole(mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'whole'), *HARD]) == 0
     return home/'whole'
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     "Stopped in step 6 by SIGTERM: with mixup, cutmix, RandAugment, erasing, stochastic depth and an average, the same bytes come out."
@@ -310,6 +314,7 @@ def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_log(x/'log.jsonl')] for x in (run, whole))
     assert a == b and len([x for x in a if x[2] is not None]) == 1
 
+@pytest.mark.slow
 def test_the_average_is_judged(whole, home):
     "What the log says of the moving average is what mae_eval finds."
     said = [r for r in read_log(whole/'log.jsonl') if 'ema_top1' in r][-1]
@@ -318,10 +323,12 @@ def test_the_average_is_judged(whole, home):
         assert mae_eval(['--model', str(whole), '--data', 'fashion', '--device', 'cpu', '--reader', 'fast', '--output', str(out), *flags]) == 0
         assert json.loads(out.read_text())['results']['top1'] == pytest.approx(said[key], abs=0.11)  # batches of other sizes
 
+@pytest.mark.slow
 def test_seed_matters(whole, mae, home):
     assert mae_finetune(['--encoder', mae, '--output_dir', str(home/'other'), *HARD, '--seed', '1']) == 0
     assert (home/'other'/'model.safetensors').read_bytes() != (whole/'model.safetensors').read_bytes()
 
+@pytest.mark.slow
 @linux
 def test_two_processes_fine_tune(mae, home):
     "Without chance that belongs to a batch, two processes learn what one does; the linear probe runs by two as well."
@@ -342,6 +349,7 @@ def test_two_processes_fine_tune(mae, home):
     assert mae_knn(['--encoder', mae, '--labels', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
     assert json.loads((home/'knn1.json').read_text())['result'] == json.loads((home/'knn2.json').read_text())['result']
 
+@pytest.mark.slow
 def test_readme_in_two_commands(home, capsys):
     "From mae_pretrain's own output to a classifier, which mae_eval then judges as the log does."
     pre,tuned = str(home/'pre'),str(home/'pre_tuned')

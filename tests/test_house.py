@@ -43,7 +43,6 @@ def test_layering():
 def test_layering_notices(name, num, imported):
     assert list(problems(name, num, imported, dict(masking='03', encoder='05', mae='08', batches='13b', optim='14', pretrain='20', recipes='25', cli='51')))
 
-@pytest.mark.slow
 def test_export_and_clean_change_nothing(tmp_path):
     for d in 'nbs', 'mae_nb': shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     shutil.copy(ROOT/'settings.ini', tmp_path)
@@ -78,6 +77,7 @@ def test_readme_check_notices(tmp_path):
     r = run('tools/readme.py', '--check', cwd=tmp_path)
     assert r.returncode == 1 and 'stale' in r.stderr
 
+@pytest.mark.slow
 def test_library_needs_no_nbdev():
     code = f"import sys; sys.modules['nbdev'] = None; import {', '.join('.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in MODULES)}"
     r = run('-c', code); assert r.returncode == 0, r.stderr

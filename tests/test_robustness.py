@@ -198,6 +198,7 @@ def test_other_files_are_refused(model, birds, tmp_path, text, message):
 def test_config_refuses(change, message):
     with pytest.raises(ValueError, match=message): EvalConfig(**dict(model='m', data='d') | change)
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs gloo as Linux has it')
 def test_two_processes(model, birds, tmp_path):
     alone = evaluate_on(job(birds, 'imagenet-r'), lambda line: None)

@@ -34,7 +34,7 @@ def encoder_of(model): return {k: v for k,v in model.state_dict().items() if not
 
 # -- there and back
 
-@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('size', [pytest.param('base', marks=pytest.mark.slow), 'large', 'huge'])
 def test_there_and_back(size, tmp_path):
     "Official, timm, Hugging Face: bit-identical, with as many tensors as the released files have."
     s = SIZES[size]
