@@ -7,7 +7,7 @@ def text_of(anno):
     "A type, as one writes it."
     if anno is inspect.Parameter.empty or anno is None: return ''
     s = anno if isinstance(anno, str) else inspect.formatannotation(anno)
-    return re.sub(r'\b(?:torch(?:\.\w+)*|typing|pathlib|mae_nb\.\w+)\.(?=[A-Z])', '', s)
+    return re.sub(r'\b(?:torch(?:\.\w+)*|typing|pathlib|mae_nb(?:\.\w+)+)\.(?=[A-Z])', '', s)
 
 def default_of(value):
     "A default value, short."
@@ -76,30 +76,49 @@ def entry(book, chapter, module, full, spot):
     target = static.fget if isinstance(static, property) else static.func if isinstance(static, functools.cached_property) else obj
     where = f'{chapter.where}: {short}'
     doc = inspect.cleandoc(target.__doc__ or '') if not (inspect.isclass(obj) and (obj.__doc__ or '').startswith(f'{obj.__name__}(')) else ''
-    back = f'<a class="taught" href="../{chapter.doc}.html#{spot}">how it works: chapter {chapter.number}</a>' if len(parts) == 1 else ''
+    up = '../'*(page_of(chapter.module).count('/') + 1)
+    back = f'<a class="taught" href="{up}{chapter.doc}.html#{spot}">how it works: chapter {chapter.number}</a>' if len(parts) == 1 else ''
     body = '\n\n'.join(t for t in (book.plain(where, doc), table(target, where, book) if kind != 'property' else '', back) if t)
     return '\n'.join([f'`````{{py:{kind}}} {short}{sig}', *options, '', body, '`````', ''])
 
+ROOMS = dict(core='What everything else stands on', model='The masked autoencoder and its parts', data='From files to batches', train='One engine for all training',
+             weights='Files of weights, in and out', plots='Pictures', evaluate='What a model knows', transfer='Segmentation and detection', demo='Models for a browser',
+             tasks='What can be trained', relatives='Other methods, on the same engine', bench='Measurements of speed')
+
+def page_of(module): return module.replace('.', '/')  # 'model.masking': its page is api/model/masking
+
+def write_module(book, chapter):
+    "The page of one module."
+    name = f'mae_nb.{chapter.module}'
+    module,entries = importlib.import_module(name), book.syms.get(name, {})
+    text = (book.root/entries[next(iter(entries))][1]).read_text(encoding='utf-8') if entries else ''
+    order = {n.name: n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    mine = [f for f in entries if f in book.full_names and f != name]
+    def key(full): return [order.get(p, 0) for p in full.removeprefix(name + '.').split('.')]
+    body = [entry(book, chapter, module, full, entries[full][0].split('#')[1]) for full in sorted(mine, key=key)]
+    head = f'# {name}\n\n*{chapter.blurb}.* Built and tested in chapter [{chapter.number} · {chapter.title}](/{chapter.doc}.ipynb).\n\n```{{py:module}} {name}\n```\n\n'
+    path = book.out/'api'/f'{page_of(chapter.module)}.md'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + '\n'.join(body), encoding='utf-8')
+
+def rows_of(chapters):
+    return [f'| [`mae_nb.{c.module}`](/api/{page_of(c.module)}.md) | {cell(c.blurb)} | [{c.number}](/{c.doc}.ipynb) |' for c in chapters]
+
 def write_api(book):
-    "A page for each module, and their index."
-    rows,pages = [],[]
-    for chapter in book.chapters:
-        if not chapter.module: continue
-        name = f'mae_nb.{chapter.module}'
-        module,entries = importlib.import_module(name), book.syms.get(name, {})
-        text = (book.root/entries[next(iter(entries))][1]).read_text(encoding='utf-8') if entries else ''
-        order = {n.name: n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-        mine = [f for f in entries if f in book.full_names and f != name]
-        def key(full): return [order.get(p, 0) for p in full.removeprefix(name + '.').split('.')]
-        body = [entry(book, chapter, module, full, entries[full][0].split('#')[1]) for full in sorted(mine, key=key)]
-        head = f'# {name}\n\n*{chapter.blurb}.* Built and tested in chapter [{chapter.number} · {chapter.title}](/{chapter.doc}.ipynb).\n\n```{{py:module}} {name}\n```\n\n'
-        path = book.out/'api'/f'{chapter.module}.md'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(head + '\n'.join(body), encoding='utf-8')
-        rows.append(f'| [`{name}`](/api/{chapter.module}.md) | {cell(chapter.blurb)} | [{chapter.number}](/{chapter.doc}.ipynb) |')
-        pages.append(chapter.module)
-    (book.out/'api/index.md').write_text('\n'.join(['# Library', '', 'What the chapters export, module by module; {ref}`all names from A to Z <genindex>`.', '',
-        '| module | what it is | chapter |', '|---|---|---|', *rows, '', '```{toctree}', ':hidden:', *pages, '```', '']), encoding='utf-8')
+    "A page for each module, one for each room, and their index."
+    chapters = [c for c in book.chapters if c.module]
+    for c in chapters: write_module(book, c)
+    front = [c for c in chapters if '.' not in c.module]
+    rooms = [r for r in ROOMS if any(c.module.startswith(f'{r}.') for c in chapters)]
+    head = ['| module | what it is | chapter |', '|---|---|---|']
+    tree = lambda pages: ['', '```{toctree}', ':hidden:', *pages, '```', '']
+    text = ['# Library', '', 'What the chapters export, room by room; a room knows only those before it. {ref}`All names from A to Z <genindex>`.', '']
+    for room in rooms:
+        mine = [c for c in chapters if c.module.startswith(f'{room}.')]
+        (book.out/'api'/room/'index.md').write_text('\n'.join([f'# mae_nb.{room}', '', f'{ROOMS[room]}.', '', *head, *rows_of(mine), *tree(c.module.split('.')[1] for c in mine)]), encoding='utf-8')
+        text += [f'## [{ROOMS[room]}](/api/{room}/index.md)', '', *head, *rows_of(mine), '']
+    if front: text += ['## Front doors' if rooms else '## Modules', '', *head, *rows_of(front), '']
+    (book.out/'api/index.md').write_text('\n'.join([*text, *tree([*(f'{r}/index' for r in rooms), *(c.module for c in front)])]), encoding='utf-8')
 
 def lines(project, module, fullname):
     "Where a symbol stands in the project: file and line, for the link to its source."

@@ -82,6 +82,8 @@ class Book:
         exec((self.root/'mae_nb/_modidx.py').read_text(encoding='utf-8'), space)
         return space['d']['syms']
     @cached_property
+    def rooms(self): return {m.rpartition('.')[0] for m in self.syms}
+    @cached_property
     def lookup(self): return NbdevLookup(incl_libs='mae_nb')
     @cached_property
     def full_names(self): # {'MAE.encode': 'mae_nb.mae.MAE.encode', ...}, with and without the module
@@ -117,8 +119,10 @@ class Book:
         if name in self.syms: return f'{{py:mod}}`{name}`'
         if where != 'CHANGELOG.md' and re.fullmatch(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*)*', name) and re.search(r'[._]|[a-z][A-Z]|\(\)$', code):
             parts = name.split('.')
-            if parts[0] == 'mae_nb' and len(parts) > 1 and '.'.join(parts[:2]) not in self.syms: self.problem(where, f'`{code}`: mae_nb has no such module')
-            elif len(parts) > 2 and '.'.join(parts[:2]) in self.syms: self.problem(where, f'`{code}`: {".".join(parts[:2])} has no such symbol')
+            module = next(('.'.join(parts[:k]) for k in range(len(parts), 1, -1) if '.'.join(parts[:k]) in self.syms), None)
+            if parts[0] == 'mae_nb' and module: self.problem(where, f'`{code}`: {module} has no such symbol')
+            elif name in self.rooms: pass
+            elif parts[0] == 'mae_nb' and len(parts) > 1: self.problem(where, f'`{code}`: mae_nb has no such module')
             elif unknown := [p for p in parts if p not in self.words]: self.problem(where, f'`{code}`: unknown symbol (no code of the project has {unknown[0]!r})')
         return f'`{code}`'
 

@@ -124,11 +124,11 @@ def test_every_public_symbol_has_an_entry_with_its_parameters(site):
     from convert import Book
     for module in Book(ROOT, site).syms:
         if module == 'mae_nb._modidx': continue
-        text = (site/'api'/f'{module.split(".")[1]}.html').read_text()
+        text = (site/'api'/f'{module.removeprefix("mae_nb.").replace(".", "/")}.html').read_text()
         for name in importlib.import_module(module).__all__:
             obj = getattr(importlib.import_module(module), name)
             if callable(obj) and getattr(obj, '__module__', '') == module: assert f'id="{module}.{name}"' in text, f'{module}.{name}'
-    text = (site/'api/masking.html').read_text()
+    text = (site/'api/model/masking.html').read_text()
     entry = text[text.index('id="mae_nb.masking.mask_from_scores"'):][:6000]
     for word in ('mask_ratio', '0.75', 'Share of patches to remove', 'Returns', 'masking.py#L'): assert word in entry
 
@@ -168,7 +168,7 @@ def test_search_finds_a_symbol(site, tab):
     visit(tab, site, 'search.html?q=random_masking')
     tab.wait_for_selector('#search-results li a', timeout=20_000)
     hits = tab.eval_on_selector_all('#search-results li a', 'nodes => nodes.map(n => n.getAttribute("href"))')
-    assert any('api/masking.html#mae_nb.masking.random_masking' in h for h in hits) and any('1_patches/masking.html' in h for h in hits), hits
+    assert any('api/model/masking.html#mae_nb.masking.random_masking' in h for h in hits) and any('1_patches/masking.html' in h for h in hits), hits
 
 def test_the_dark_switch_works_and_is_remembered(site, tab):
     visit(tab, site, 'tour.html')
@@ -230,7 +230,7 @@ def test_without_scripts_there_is_a_still_picture(site, browser):
     context.close()
 
 @pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
-@pytest.mark.parametrize('page', ['index.html', 'start.html', 'tour.html', '1_patches/masking.html', '4_paper/recipes.html', 'api/masking.html', 'glossary.html', 'paper.html'])
+@pytest.mark.parametrize('page', ['index.html', 'start.html', 'tour.html', '1_patches/masking.html', '4_paper/recipes.html', 'api/model/masking.html', 'glossary.html', 'paper.html'])
 def test_accessible(site, browser, page, dark):
     "axe-core's rules of WCAG 2 A and AA: contrast, names, roles, keyboard."
     from axe_playwright_python.sync_playwright import Axe

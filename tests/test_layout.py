@@ -1,0 +1,139 @@
+"The layers of the package, and that everything generated is up to date."
+import ast, json, re, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT/'mae_nb'
+MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in sorted(PACKAGE.rglob('*.py')) if not p.name.startswith('_')}
+
+FLOORS = [('core',), ('model', 'data', 'train'), ('weights', 'plots'), ('evaluate', 'transfer', 'demo'), ('tasks',),
+          ('relatives', 'recipes', 'bench'), ('ablations', 'cli')]  # imports point down; rooms of one floor don't know each other
+ONLY = dict(model={'core'}, data={'core'}, train={'core'}, weights={'core', 'model'}, plots={'core', 'model', 'data'},
+            evaluate={'core', 'model', 'data', 'weights', 'plots'})  # narrower than the floors
+FRONT_DOORS = {'cli', 'recipes', 'bench', 'ablations'}  # modules that stand at the root
+LONGEST = 260  # lines of a module
+
+def run(*cmd, cwd=ROOT): return subprocess.run([sys.executable, *map(str, cmd)], cwd=cwd, capture_output=True, text=True)
+
+# --- layers ---
+def imports(name, source, modules):
+    "What a module imports of the package, in functions, too: pairs of a module's name and the name taken from it, or None."
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                if a.name.split('.')[0] == 'mae_nb': yield a.name.removeprefix('mae_nb').lstrip('.'), None
+        elif isinstance(node, ast.ImportFrom):
+            base = (node.module or '').split('.') if node.module else []
+            if node.level: base = ['mae_nb', *name.split('.')[:-node.level], *base]
+            if base[:1] != ['mae_nb']: continue
+            where = '.'.join(base[1:])
+            for a in node.names:
+                inner = f'{where}.{a.name}'.lstrip('.')
+                yield (inner, None) if inner in modules else (where, a.name)
+
+def floor(name): return next((i for i, rooms in enumerate(FLOORS) if name.split('.')[0] in rooms), None)
+
+def circles(graph):
+    "Modules that import each other, by any way."
+    def reach(a):
+        seen, todo = set(), list(graph[a])
+        while todo:
+            b = todo.pop()
+            if b not in seen: seen.add(b); todo += graph.get(b, ())
+        return seen
+    return sorted(a for a in graph if a in reach(a))
+
+def problems(sources):
+    "What is wrong with a package of these modules: name -> source."
+    graph = {}
+    for name, source in sources.items():
+        room = name.split('.')[0]
+        graph[name] = set()
+        if floor(name) is None: yield f'{name}: no floor has a room {room}'; continue
+        if '.' not in name and name not in FRONT_DOORS: yield f'{name} stands at the root: only {sorted(FRONT_DOORS)} do'
+        if (n := len(source.splitlines())) > LONGEST: yield f'{name} has {n} lines, more than {LONGEST}'
+        for other, what in imports(name, source, sources):
+            to = other.split('.')[0]
+            if what == '*': yield f'{name} imports * from {other}'
+            if other not in sources: yield f'{name} imports {other or "mae_nb"}, which is no module'; continue
+            graph[name].add(other)
+            if floor(other) is None or to == room or room == 'recipes' and other.endswith('.config'): continue
+            if to in ONLY.get(room, {to}) and floor(other) < floor(name): continue
+            yield f'{name} imports {other}: {"not on a lower floor" if floor(other) >= floor(name) else f"{room} knows {sorted(ONLY[room])} alone"}'
+    if found := circles(graph): yield f'{found} import each other'
+
+def test_layers(): assert list(problems({name: p.read_text(encoding='utf-8') for name, p in MODULES.items()})) == []
+
+GOOD = {'core.files': 'import os', 'model.mae': 'from ..core import files', 'data.loader': 'from ..core.files import atomic', 'weights.hub': 'from ..model.mae import MAE',
+        'plots.images': 'from ..data.loader import load\nfrom ..model.mae import MAE', 'evaluate.knn': 'def f():\n    from mae_nb.weights.hub import fetch',
+        'tasks.config': 'import json', 'tasks.pretrain': 'from .config import C\nfrom ..evaluate import knn', 'bench.config': '', 'recipes': 'from .tasks.config import C\nfrom .bench.config import B',
+        'cli': 'from .recipes import recipes'}
+
+def test_a_good_package_has_no_problems(): assert list(problems(GOOD)) == []
+
+@pytest.mark.parametrize('name,source,says', [
+    ('core.rng', 'from ..model.mae import MAE', 'core.rng imports model.mae: not on a lower floor'),
+    ('core.rng', 'def f():\n    from ..model.mae import MAE', 'core.rng imports model.mae: not on a lower floor'),
+    ('data.pack', 'from ..model import mae', 'data.pack imports model.mae: not on a lower floor'),
+    ('plots.images', 'from ..weights.hub import fetch', 'plots.images imports weights.hub: not on a lower floor'),
+    ('evaluate.knn', 'from ..train.loop import train', "evaluate.knn imports train.loop: evaluate knows ['core', 'data', 'model', 'plots', 'weights'] alone"),
+    ('weights.hub', 'import mae_nb.data.loader as l', "weights.hub imports data.loader: weights knows ['core', 'model'] alone"),
+    ('tasks.pretrain', 'from ..recipes import recipes', 'tasks.pretrain imports recipes: not on a lower floor'),
+    ('recipes', 'from .bench.step import bench', 'recipes imports bench.step: not on a lower floor'),
+    ('model.mae', 'from mae_nb import MAE', 'model.mae imports mae_nb, which is no module'),
+    ('model.mae', 'from ..core.files import *', 'model.mae imports * from core.files'),
+    ('model.mae', 'from ..core.nosuch import x', 'model.mae imports core.nosuch, which is no module'),
+    ('core.files', 'from .rng import seeded', "['core.files', 'core.rng'] import each other"),
+    ('model.mae', 'x = 1\n'*261, 'model.mae has 261 lines, more than 260'),
+    ('helpers', '', 'no floor has a room helpers'),
+    ('model', '', "model stands at the root: only ['ablations', 'bench', 'cli', 'recipes'] do")])
+def test_layers_notice(name, source, says):
+    package = GOOD | {'train.loop': '', 'bench.step': '', 'core.rng': 'from .files import atomic'} | {name: source}
+    assert any(says in p for p in problems(package)), list(problems(package))
+
+def test_configurations_need_no_torch():
+    configs = [f'mae_nb.{name}' for name in MODULES if name.split('.')[-1] == 'config']
+    assert {'mae_nb.core.config', 'mae_nb.model.config'} <= set(configs)
+    r = run('-c', f"import sys, {', '.join(configs)}; sys.exit('torch' in sys.modules or 'timm' in sys.modules)")
+    assert r.returncode == 0, r.stderr
+
+# --- what is generated ---
+@pytest.mark.slow
+def test_export_and_clean_change_nothing(tmp_path):
+    for d in 'nbs', 'mae_nb': shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    shutil.copy(ROOT/'settings.ini', tmp_path)
+    for p in (tmp_path/'mae_nb').rglob('*.py'):
+        if p.name not in ('__init__.py', '_modidx.py'): p.unlink()
+    code = 'from nbdev.export import nb_export; from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()'
+    r = run('-c', code, cwd=tmp_path)
+    assert r.returncode == 0, r.stderr
+    for kind in 'mae_nb/**/*.py', 'nbs/**/*.ipynb':
+        here = {p.relative_to(ROOT): p.read_text() for p in ROOT.glob(kind) if '.ipynb_checkpoints' not in p.parts}
+        made = {p.relative_to(tmp_path): p.read_text() for p in tmp_path.glob(kind)}
+        assert here.keys() == made.keys()
+        stale = [str(k) for k in here if here[k] != made[k]]
+        assert not stale, f'{stale} differ from what nbdev_export and nbdev_clean make: run `make notebooks`'
+
+def test_outputs_are_of_this_code():
+    r = run('tools/run_nbs.py', '--check'); assert r.returncode == 0, r.stdout
+
+@pytest.mark.parametrize('path', sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not {'runs', '.ipynb_checkpoints'} & set(p.parts)), ids=lambda p: p.stem)
+def test_colab_finds_the_project(path):
+    "On Colab a notebook fetches the project and goes to its own folder, before anything else runs."
+    code = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    first = next(c for c in code if 'default_exp' not in c)
+    assert "if 'google.colab' in sys.modules" in first and f'%cd -q /content/mae_nb/{path.parent.relative_to(ROOT).as_posix()}' in first
+
+def test_readme_is_of_this_index():
+    r = run('tools/readme.py', '--check'); assert r.returncode == 0, r.stderr
+
+def test_readme_check_notices(tmp_path):
+    for d in 'nbs', 'tools': shutil.copytree(ROOT/d, tmp_path/d)
+    (tmp_path/'README.md').write_text((ROOT/'README.md').read_text() + 'more\n')
+    r = run('tools/readme.py', '--check', cwd=tmp_path)
+    assert r.returncode == 1 and 'stale' in r.stderr
+
+def test_library_needs_no_nbdev():
+    code = f"import sys; sys.modules['nbdev'] = None; import {', '.join('mae_nb.' + name for name in MODULES)}"
+    r = run('-c', code); assert r.returncode == 0, r.stderr
