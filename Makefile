@@ -46,7 +46,7 @@ check: .venv/.dev
 	@touch $@
 
 lowest: .venv-lowest/.dev
-	.venv-lowest/bin/$(PYTEST) tests --ignore tests/test_site.py --ignore tests/test_house.py
+	.venv-lowest/bin/$(PYTEST) tests --ignore tests/test_site.py --ignore tests/test_layout.py
 
 notebooks: .venv/.dev
 	$(BIN)/nbdev_export

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
 from nbdev.processors import clean_magics, hide_, hide_line, rm_header_dash, strip_ansi
-from mae_nb.hub import official
+from mae_nb.weights.hub import official
 from mae_nb.recipes import recipes
 
 PARTS = {'Book': dict(_1_patches='Patches', _2_model='Model', _3_training='Training', _4_paper='Paper'),
@@ -86,7 +86,7 @@ class Book:
     @cached_property
     def lookup(self): return NbdevLookup(incl_libs='mae_nb')
     @cached_property
-    def full_names(self): # {'MAE.encode': 'mae_nb.mae.MAE.encode', ...}, with and without the module
+    def full_names(self): # {'MAE.encode': 'mae_nb.model.mae.MAE.encode', ...}, with and without the module
         names = {}
         for module,entries in self.syms.items():
             for full in entries:

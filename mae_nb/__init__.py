@@ -3,14 +3,16 @@ __version__ = "0.1.0"
 from importlib import import_module as _import
 
 _names = {  # names to be had from `mae_nb` itself, by module; a module is imported when one of its names is asked for
-    'patches': 'patchify unpatchify', 'masking': 'random_masking',
-    'mae': 'MAEConfig MaskedAutoencoderViT ViTClassifier mae_config mae_model',
-    'hub': 'from_pretrained', 'weights_config': 'ConvertConfig', 'publish': 'convert',
-    'data': 'load_images', 'show': 'show_images show_reconstruction',
+    'model.patches': 'patchify unpatchify', 'model.masking': 'random_masking',
+    'model.config': 'ClassifierConfig MAEConfig classifier_config mae_config',
+    'model.mae': 'MaskedAutoencoderViT mae_model', 'model.classifier': 'ViTClassifier', 'model.encoder': 'MAEEncoder',
+    'data.datasets': 'load_images', 'weights.hub': 'from_pretrained', 'weights.config': 'ConvertConfig', 'weights.export': 'convert',
+    'plots.images': 'show_attention show_images show_reconstruction',
+    'evaluate.config': 'EvalConfig KnnConfig', 'evaluate.accuracy': 'evaluate', 'evaluate.knn': 'extract_features',
+    'evaluate.report': 'write_report',
     'tasks.config': 'FinetuneConfig PretrainConfig linprobe_defaults partial_defaults',
-    'pretrain': 'pretrain', 'finetune': 'finetune', 'recipes': 'describe recipe',
-    'evaluate.config': 'EvalConfig KnnConfig', 'knn': 'extract_features knn', 'robustness': 'evaluate_on',
-    'report': 'write_report'}
+    'tasks.pretrain': 'PretrainTask pretrain', 'tasks.finetune': 'FinetuneTask finetune',
+    'recipes': 'describe recipe'}
 _modules = {name: module for module,names in _names.items() for name in names.split()}
 
 def __getattr__(name):

@@ -18,8 +18,8 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from .evaluate.config import EvalConfig, KnnConfig
-from .weights_config import ConvertConfig
-from .data_config import DatasetConfig, IndexConfig, PackConfig
+from .weights.config import ConvertConfig
+from .data.config import DatasetConfig, IndexConfig, PackConfig
 from .bench.config import benches
 from .recipes import describe, recipe
 
@@ -138,20 +138,20 @@ def trains(
 @trains(PretrainConfig())
 def mae_pretrain(config):
     "Pre-train a masked autoencoder."
-    from mae_nb.pretrain import pretrain
+    from mae_nb.tasks.pretrain import pretrain
     pretrain(config)
 
 # %% ../nbs/7_engine/51_cli.ipynb #3636929f
 @trains(FinetuneConfig())
 def mae_finetune(config):
     "Train a classifier: fine-tune a pre-trained encoder, or begin from scratch."
-    from mae_nb.finetune import finetune
+    from mae_nb.tasks.finetune import finetune
     finetune(config)
 
 @trains(linprobe_defaults)
 def mae_linprobe(config):
     "Train a linear map on a frozen encoder."
-    from mae_nb.finetune import finetune
+    from mae_nb.tasks.finetune import finetune
     finetune(config)
 
 def _partial_default(first):
@@ -162,27 +162,27 @@ def _partial_default(first):
 @trains(_partial_default)
 def mae_partial(config):
     "Fine-tune the last blocks of an encoder; with --tuned_blocks 0 the defaults are those of a linear probe."
-    from mae_nb.finetune import finetune
+    from mae_nb.tasks.finetune import finetune
     finetune(config)
 
 # %% ../nbs/7_engine/51_cli.ipynb #a3ef2feb
 @command
 def mae_knn(config:KnnConfig):
     "Evaluate a frozen encoder by the nearest neighbours of its features; nothing is trained."
-    from mae_nb.knn import knn
+    from mae_nb.evaluate.knn import knn
     knn(config)
 
 @command
 def mae_eval(config:EvalConfig):
     "Evaluate a classifier: plain test images, ImageNet-A, -R, -Sketch, -C, -V2."
-    from mae_nb.robustness import evaluate_on
+    from mae_nb.evaluate.robustness import evaluate_on
     evaluate_on(config)
 
 # %% ../nbs/7_engine/51_cli.ipynb #63086450
 @command
 def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')]):
     "Evaluate a run of pre-training: probes, pictures, one page."
-    from mae_nb.report import table, write_report
+    from mae_nb.evaluate.report import table, write_report
     rows = write_report(run)
     if rows: print(f'\n{table(rows)}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
@@ -191,7 +191,7 @@ def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folde
 @command
 def mae_convert(config:ConvertConfig):
     "Convert weights into another layout: the official one, timm's, Hugging Face's; with a model card."
-    from mae_nb.publish import convert
+    from mae_nb.weights.export import convert
     convert(config)
 
 # %% ../nbs/7_engine/51_cli.ipynb #23630650
@@ -212,22 +212,22 @@ def with_parts(
 # %% ../nbs/7_engine/51_cli.ipynb #2f87487d
 def _pack(config:PackConfig):
     "Turn stored images into shards (tar files in the layout of WebDataset)."
-    from mae_nb.pack import pack
+    from mae_nb.data.pack import pack
     pack(config)
 
 def _check(config:DatasetConfig):
     "Read every image once; list those that cannot be read."
-    from mae_nb.pack import say_check
+    from mae_nb.data.pack import say_check
     say_check(config)
 
 def _stats(config:DatasetConfig):
     "Measure mean and standard deviation of all images."
-    from mae_nb.pack import say_stats
+    from mae_nb.data.pack import say_stats
     say_stats(config)
 
 def _index(config:IndexConfig):
     "List what is in shards from elsewhere, so that they open at once and can be read over a network."
-    from mae_nb.pack import index_shards
+    from mae_nb.data.pack import index_shards
     index_shards(config.shards)
 
 mae_data = with_parts('mae_data', 'Pack, check, measure and list data sets.',

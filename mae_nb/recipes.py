@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, replace
 from typing import Literal, NamedTuple
 from .core.config import did_you_mean
+from .model.config import imagenet_mean, imagenet_std
 from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults
 
 # %% ../nbs/4_paper/25_recipes.ipynb #eb3adee2
@@ -28,7 +29,7 @@ recipes = {}  # by name
 
 # %% ../nbs/4_paper/25_recipes.ipynb #e8ed11a3
 table8 = PretrainConfig(  # the paper's defaults: ViT-L, 800 epochs, pixels
-    data='imagenet', model='mae_vit_large_patch16', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    data='imagenet', model='mae_vit_large_patch16', mean=imagenet_mean, std=imagenet_std,
     epochs=800, warmup_epochs=40., batch_size=64, effective_batch=4096, blr=1.5e-4, min_lr=0., weight_decay=0.05,
     mask_ratio=0.75, crop_min=0.2, flip=True, num_workers=10)
 in_table8 = ('Table 8 (open there, and taken from the release: smallest crop 0.2, flips, lr down to 0, '

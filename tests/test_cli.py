@@ -5,7 +5,7 @@ import pytest, torch
 from PIL import Image
 from mae_nb import cli
 from mae_nb.cli import mae_pretrain, mae_report
-from mae_nb.hub import from_pretrained
+from mae_nb.weights.hub import from_pretrained
 
 TINY = ['--max_steps', '2', '--batch_size', '4', '--log_every', '1', '--device', 'cpu']
 

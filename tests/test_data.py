@@ -5,15 +5,18 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from mae_nb import images
-from mae_nb.images import CorruptImage, FolderImages, decode, decode_pil, read_image, worker_options
-from mae_nb.data import ShardImages, TensorImages, channel_stats, expand, hf_images, index_shard, load_images, torchvision_images
-from mae_nb.augment import CentreView, TrainView, augmentations, crop_box, sample_generator
-from mae_nb.batches import Skipped, train_loader
-from mae_nb.pack import PackConfig, check, index_shards, pack
-from mae_nb.evaluation import share_loader
+from mae_nb.data import images
+from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, read_image, worker_options
+from mae_nb.data.shards import ShardImages, expand, index_shard
+from mae_nb.data.datasets import TensorImages, channel_stats, hf_images, load_images, torchvision_images
+from mae_nb.data.augment import CentreView, TrainView, augmentations, crop_box
+from mae_nb.core.rng import sample_generator
+from mae_nb.data.loader import Skipped, train_loader
+from mae_nb.data.config import PackConfig
+from mae_nb.data.pack import check, index_shards, pack
+from mae_nb.data.loader import share_loader
 from mae_nb.bench.loading import make_jpegs, pixel_bounds
-from mae_nb.pretrain import PretrainTask
+from mae_nb.tasks.pretrain import PretrainTask
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.cli import mae_data, mae_pretrain
 
@@ -447,9 +450,9 @@ def test_sigterm_leaves_every_loader_alone(what, jpegs, tmp_path, monkeypatch):
 
 LEFT_OPEN = '''
 import multiprocessing, torch
-from mae_nb.data import TensorImages
-from mae_nb.augment import CentreView
-from mae_nb.evaluation import share_loader
+from mae_nb.data.datasets import TensorImages
+from mae_nb.data.augment import CentreView
+from mae_nb.data.loader import share_loader
 def job():
     global batches
     batches = iter(share_loader(CentreView(TensorImages(torch.zeros(64, 3, 8, 8, dtype=torch.uint8)), (8, 8)), 4, 2))

@@ -5,13 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from safetensors.torch import save_file
-from mae_nb.checkpoint import checkpoints, newest_checkpoint, read_tensors
+from mae_nb.train.checkpoint import checkpoints, newest_checkpoint
+from mae_nb.core.files import read_tensors
 from mae_nb.cli import mae_pretrain
-from mae_nb.cost import activation_bytes, has_fast_bf16
-from mae_nb.loop import read_log
-from mae_nb.hub import from_pretrained
-from mae_nb.mae import mae_model
-from mae_nb.pretrain import PretrainTask, pretrain
+from mae_nb.model.cost import activation_bytes
+from mae_nb.core.device import has_fast_bf16
+from mae_nb.core.files import read_log
+from mae_nb.weights.hub import from_pretrained
+from mae_nb.model.mae import mae_model
+from mae_nb.tasks.pretrain import PretrainTask, pretrain
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.train.engine import task_steps
 
@@ -176,7 +178,7 @@ def test_checkpoint_of_another_model(run, tmp_path, capsys):
 
 LOCKS = """
 import sys, time
-from mae_nb.runs import one_at_a_time
+from mae_nb.core.files import one_at_a_time
 with one_at_a_time(sys.argv[1]): print('locked', flush=True); time.sleep(100)
 """
 
@@ -224,9 +226,10 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     for c in checkpoints(run): assert all(t.isfinite().all() for t in read_tensors(c/'model.safetensors').values())
 
 SPOILED = '''
-import os, sys, mae_nb.pretrain as engine
+import os, sys, mae_nb.tasks.pretrain as engine
 from mae_nb.cli import mae_pretrain
-from mae_nb.cost import activation_bytes, has_fast_bf16
+from mae_nb.model.cost import activation_bytes
+from mae_nb.core.device import has_fast_bf16
 real,calls = engine.normalise,[]
 def normalise(*a):
     calls.append(1)
@@ -260,7 +263,7 @@ def test_a_full_disk(tmp_path):
 def test_a_disk_that_fills_up_later(run, finished, monkeypatch, capsys):
     "The third save fails: the second checkpoint is whole, and the run goes on from it when there is room again."
     back_to(run, 4)
-    import mae_nb.checkpoint as c
+    import mae_nb.core.files as c
     real,count = c.save_file,[]
     def save_file(tensors, path):
         count.append(path)

@@ -4,20 +4,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
-from mae_nb import finetune as tuning
-from mae_nb.augment import sample_generator, seeded
-from mae_nb.checkpoint import read_tensors, save_weights
+from mae_nb.tasks import finetune as tuning
+from mae_nb.core.rng import sample_generator, seeded
+from mae_nb.core.files import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
-from mae_nb.data import TensorImages, fashion
-from mae_nb.evaluation import evaluate
-from mae_nb.finetune import FinetuneTask, finetune
-from mae_nb.hub import from_pretrained
-from mae_nb.weights import Weights
-from mae_nb.labelled import ClassView, label_share
-from mae_nb.knn import extract_features, knn_rank, linear_predict
-from mae_nb.loop import read_log
-from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, ViTClassifier, classifier_config, mae_config
-from mae_nb.optim import make_lars
+from mae_nb.data.datasets import TensorImages, fashion
+from mae_nb.evaluate.accuracy import evaluate
+from mae_nb.tasks.finetune import FinetuneTask, finetune
+from mae_nb.weights.hub import from_pretrained
+from mae_nb.weights.formats import Weights
+from mae_nb.data.labels import ClassView, label_share
+from mae_nb.evaluate.knn import extract_features, knn_rank, linear_predict
+from mae_nb.core.files import read_log
+from mae_nb.model.config import MAEConfig, classifier_config, mae_config
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.classifier import ViTClassifier
+from mae_nb.train.optim import make_lars
 from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from mae_nb.recipes import recipe, recipes
 from mae_nb.train import engine
@@ -59,7 +61,7 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
-    monkeypatch.setattr('mae_nb.labelled.load_images', lambda *_: photographs)
+    monkeypatch.setattr('mae_nb.data.labels.load_images', lambda *_: photographs)
     monkeypatch.setattr(tuning, 'mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train', capture)
     if cfg.encoder:
@@ -256,10 +258,10 @@ def test_half_a_block_learns_and_nothing_else_moves(mae, home):
 
 TWO = """
 import json, sys, torch
-from mae_nb.data import TensorImages, fashion
-from mae_nb.distributed import join_world
-from mae_nb.evaluation import evaluate
-from mae_nb.hub import from_pretrained
+from mae_nb.data.datasets import TensorImages, fashion
+from mae_nb.core.dist import join_world
+from mae_nb.evaluate.accuracy import evaluate
+from mae_nb.weights.hub import from_pretrained
 s = fashion('test')
 with join_world('cpu') as world:
     model = from_pretrained(sys.argv[1])

@@ -1,7 +1,8 @@
 "The same noise gives the same masks as the paper's shuffle, and the same loss as another implementation with the same weights."
 import pytest, torch
-from mae_nb.mae import MAEConfig, MaskedAutoencoderViT, mae_configs
-from mae_nb.masking import mask_from_scores
+from mae_nb.model.config import MAEConfig, mae_configs
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.masking import mask_from_scores
 
 RATIOS = [0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.9]
 

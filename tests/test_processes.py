@@ -2,13 +2,13 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-from mae_nb.checkpoint import read_tensors
-from mae_nb.data import fashion
-from mae_nb.augment import TrainView
-from mae_nb.batches import train_loader
-from mae_nb.loop import read_log
-from mae_nb.hub import from_pretrained
-from mae_nb.pretrain import PretrainConfig
+from mae_nb.core.files import read_tensors
+from mae_nb.data.datasets import fashion
+from mae_nb.data.augment import TrainView
+from mae_nb.data.loader import train_loader
+from mae_nb.core.files import read_log
+from mae_nb.weights.hub import from_pretrained
+from mae_nb.tasks.config import PretrainConfig
 
 ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
@@ -135,9 +135,9 @@ def test_sigterm_reaches_all(home):
 
 WORKERS = '''
 import multiprocessing, os, signal
-from mae_nb.data import fashion
-from mae_nb.augment import TrainView
-from mae_nb.batches import train_loader
+from mae_nb.data.datasets import fashion
+from mae_nb.data.augment import TrainView
+from mae_nb.data.loader import train_loader
 batches = iter(train_loader(TrainView(fashion(), (28, 28), 49), 4, 1, num_workers=2))
 next(batches)
 for p in multiprocessing.active_children(): os.kill(p.pid, signal.SIGTERM)

@@ -6,17 +6,20 @@ import pytest, torch
 
 pytest.importorskip('hypothesis')
 from hypothesis import assume, given, settings, strategies as st
-from mae_nb.augment import crop_box, sample_generator
-from mae_nb.batches import EpochBatches
-from mae_nb.data import expand, index_shard
-from mae_nb.distributed import split_batch
-from mae_nb.images import image_endings
-from mae_nb.mae import ClassifierConfig, MAEConfig, MaskedAutoencoderViT, ViTClassifier
-from mae_nb.masking import mask_from_scores, num_keep, scores_from_mask, take_patches
-from mae_nb.optim import lr_at
-from mae_nb.patches import patchify, unpatchify
-from mae_nb.pretrain import PretrainConfig
-from mae_nb.weights import from_hf, to_hf
+from mae_nb.data.augment import crop_box
+from mae_nb.core.rng import sample_generator
+from mae_nb.data.loader import EpochBatches
+from mae_nb.data.shards import expand, index_shard
+from mae_nb.core.dist import split_batch
+from mae_nb.data.images import image_endings
+from mae_nb.model.config import ClassifierConfig, MAEConfig
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.classifier import ViTClassifier
+from mae_nb.model.masking import mask_from_scores, num_keep, scores_from_mask, take_patches
+from mae_nb.train.optim import lr_at
+from mae_nb.model.patches import patchify, unpatchify
+from mae_nb.tasks.config import PretrainConfig
+from mae_nb.weights.formats import from_hf, to_hf
 
 settings.register_profile('house', deadline=None, max_examples=300, derandomize=True, database=None)
 settings.load_profile('house')

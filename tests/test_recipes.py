@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from mae_nb import pretrain
+from mae_nb.tasks import pretrain
 from mae_nb.train import engine
 from mae_nb.cli import mae_pretrain
-from mae_nb.data import TensorImages
-from mae_nb.mae import MaskedAutoencoderViT
-from mae_nb.pretrain import PretrainTask
-from mae_nb.masking import mask_from_scores
+from mae_nb.data.datasets import TensorImages
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.tasks.pretrain import PretrainTask
+from mae_nb.model.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
 
 IMAGENET = [n for n,r in recipes.items() if r.kind == 'pretrain' and r.config.data == 'imagenet']

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
-from mae_nb import robustness
-from mae_nb.data import load_images
-from mae_nb.lists import inat, listed_sets, places205, places365, read_list
-from mae_nb.images import FolderImages
-from mae_nb.robustness import EvalConfig, alexnet_errors, evaluate_on, expected, find_corruptions, match_classes, mce, protocols, wnids
+from mae_nb.evaluate import robustness
+from mae_nb.data.datasets import load_images
+from mae_nb.data.filelists import inat, listed_sets, places205, places365, read_list
+from mae_nb.data.images import FolderImages
+from mae_nb.evaluate.config import EvalConfig
+from mae_nb.evaluate.robustness import (alexnet_errors, evaluate_on, expected, find_corruptions, match_classes, mce,
+                                        protocols, wnids)
 
 W = wnids()
 HEN,COCK,OSTRICH = 8,7,9

@@ -1,8 +1,9 @@
 "Any image that the patch divides, any number of channels: a training step, features, a picture."
 import pytest, torch
-from mae_nb.mae import MAEConfig, MaskedAutoencoderViT
-from mae_nb.optim import make_adamw
-from mae_nb.show import show_reconstruction
+from mae_nb.model.config import MAEConfig
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.train.optim import make_adamw
+from mae_nb.plots.images import show_reconstruction
 
 SMALL = dict(embed_dim=24, depth=2, num_heads=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
 

@@ -64,13 +64,13 @@ def problems(root):
     return book.problems
 
 def test_a_good_chapter_has_no_problems(tmp_path):
-    good = ['A link ([itself](03_masking.ipynb)), a symbol (`mae_nb.masking.num_keep`, `random_masking`, `torch.argsort`), $$ x \\tag{3.1} $$ and equation (3.1).',
+    good = ['A link ([itself](03_masking.ipynb)), a symbol (`mae_nb.model.masking.num_keep`, `random_masking`, `torch.argsort`), $$ x \\tag{3.1} $$ and equation (3.1).',
             '%%#| fig-alt: A dot.\n#| fig-cap: One dot.\ndraw()', 'See Figure 3.1.', '> **Tip.** Read on.']
     assert problems(project(tmp_path, good)) == []
 
 @pytest.mark.parametrize('cell,says', {
     'link': ('[nowhere](../2_model/99_nothing.ipynb)', 'broken link: ../2_model/99_nothing.ipynb'),
-    'symbol': ('Call `mae_nb.masking.randomly_masking`.', 'mae_nb.masking has no such symbol'),
+    'symbol': ('Call `mae_nb.model.masking.randomly_masking`.', 'mae_nb.model.masking has no such symbol'),
     'module': ('Import `mae_nb.maskings`.', 'mae_nb has no such module'),
     'name': ('Call `no_such' '_function` instead.', 'unknown symbol'),
     'figure': ('![a picture](nothing.png)', 'missing figure: nothing.png'),
@@ -129,7 +129,7 @@ def test_every_public_symbol_has_an_entry_with_its_parameters(site):
             obj = getattr(importlib.import_module(module), name)
             if callable(obj) and getattr(obj, '__module__', '') == module: assert f'id="{module}.{name}"' in text, f'{module}.{name}'
     text = (site/'api/model/masking.html').read_text()
-    entry = text[text.index('id="mae_nb.masking.mask_from_scores"'):][:6000]
+    entry = text[text.index('id="mae_nb.model.masking.mask_from_scores"'):][:6000]
     for word in ('mask_ratio', '0.75', 'Share of patches to remove', 'Returns', 'masking.py#L'): assert word in entry
 
 def test_buttons_lead_to_the_notebook_itself(site):
@@ -168,7 +168,7 @@ def test_search_finds_a_symbol(site, tab):
     visit(tab, site, 'search.html?q=random_masking')
     tab.wait_for_selector('#search-results li a', timeout=20_000)
     hits = tab.eval_on_selector_all('#search-results li a', 'nodes => nodes.map(n => n.getAttribute("href"))')
-    assert any('api/model/masking.html#mae_nb.masking.random_masking' in h for h in hits) and any('1_patches/masking.html' in h for h in hits), hits
+    assert any('api/model/masking.html#mae_nb.model.masking.random_masking' in h for h in hits) and any('1_patches/masking.html' in h for h in hits), hits
 
 def test_the_dark_switch_works_and_is_remembered(site, tab):
     visit(tab, site, 'tour.html')

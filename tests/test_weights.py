@@ -3,13 +3,18 @@ import argparse, functools, http.server, json, os, pickle, shutil, threading, ur
 from pathlib import Path
 import pytest, timm, torch, torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from mae_nb import hub
+from mae_nb.weights import hub
 from mae_nb.cli import mae_convert
-from mae_nb.encoder import MAEEncoder, vit_sizes
-from mae_nb.hub import fetch, find_weights, from_pretrained, official
-from mae_nb.mae import ClassifierConfig, MAEConfig, MaskedAutoencoderViT, ViTClassifier
-from mae_nb.publish import ConvertConfig, convert
-from mae_nb.weights import as_kind, build, fit, fit_channels, fit_patches, fit_positions, from_hf, read_weights, to_hf
+from mae_nb.model.encoder import MAEEncoder
+from mae_nb.model.config import vit_sizes
+from mae_nb.weights.hub import fetch, find_weights, from_pretrained, official
+from mae_nb.model.config import ClassifierConfig, MAEConfig
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.classifier import ViTClassifier
+from mae_nb.weights.config import ConvertConfig
+from mae_nb.weights.export import convert
+from mae_nb.weights.adapt import as_kind, build, fit, fit_channels, fit_patches, fit_positions
+from mae_nb.weights.formats import from_hf, read_weights, to_hf
 
 transformers = pytest.importorskip('transformers')
 SIZES = {'base': dict(vit_sizes['base']), 'large': dict(vit_sizes['large'], embed_dim=64), 'huge': dict(vit_sizes['huge'], embed_dim=64)}
@@ -116,7 +121,7 @@ def test_timm_reads_ours(pool, bn, tmp_path):
     m = randomised(ViTClassifier(c))
     if bn: m.head[0].running_mean.normal_(); m.head[0].running_var.uniform_(0.5, 2)
     from dataclasses import asdict
-    from mae_nb.checkpoint import save_weights
+    from mae_nb.core.files import save_weights
     save_weights(m.state_dict(), asdict(c), tmp_path/'run')
     out = convert(ConvertConfig(source=tmp_path/'run', output=tmp_path/'timm', to='timm'), quiet)
     theirs,x = timm.create_model(f'local-dir:{out}', pretrained=True).eval(),torch.randn(2, 3, 32, 32)
@@ -129,7 +134,7 @@ def test_timm_reads_ours(pool, bn, tmp_path):
 def home(tmp_path_factory, small):
     "Small weights in several files."
     from dataclasses import asdict
-    from mae_nb.checkpoint import save_weights
+    from mae_nb.core.files import save_weights
     home = tmp_path_factory.mktemp('weights')
     save_weights(small.state_dict(), asdict(small.cfg), home/'small')
     torch.save(dict(model=small.state_dict(), optimizer={}, epoch=3, args=argparse.Namespace(lr=1.)), home/'full.pth')
@@ -320,7 +325,8 @@ def test_convert_command(home, tmp_path, capsys):
 
 def test_card_of_a_run(tmp_path):
     "Job, log and results of the run that made the weights are told."
-    from mae_nb.pretrain import PretrainConfig, pretrain
+    from mae_nb.tasks.config import PretrainConfig
+    from mae_nb.tasks.pretrain import pretrain
     run = pretrain(PretrainConfig(output_dir=tmp_path/'run', max_steps=2, log_every=1, mask_ratio=0.6, device='cpu'), quiet)
     (run/'results.json').write_text(json.dumps(dict(rows=[dict(features='pre-trained encoder', knn=12.345, linear=50.)])))
     out = convert(ConvertConfig(source=run, output=tmp_path/'out', to='hf'), quiet)

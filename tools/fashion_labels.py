@@ -9,17 +9,18 @@ import argparse, csv
 from dataclasses import replace
 from pathlib import Path
 import torch
-from mae_nb.checkpoint import read_json, seed_all
-from mae_nb.data import load_images
-from mae_nb.finetune import finetune
-from mae_nb.labelled import label_share
-from mae_nb.hub import from_pretrained
-from mae_nb.knn import extract_features, knn_predict, linear_predict, raw_pixels
-from mae_nb.loop import read_log
-from mae_nb.mae import MaskedAutoencoderViT
-from mae_nb.pretrain import pretrain
+from mae_nb.core.files import read_json
+from mae_nb.core.rng import seed_all
+from mae_nb.data.datasets import load_images
+from mae_nb.tasks.finetune import finetune
+from mae_nb.data.labels import label_share
+from mae_nb.weights.hub import from_pretrained
+from mae_nb.evaluate.knn import extract_features, knn_predict, linear_predict, raw_pixels
+from mae_nb.core.files import read_log
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.tasks.pretrain import pretrain
 from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults
-from mae_nb.report import machine
+from mae_nb.core.device import machine
 
 PRETRAIN = PretrainConfig()
 EPOCHS = {0.01: (300, 50), 0.1: (60, 64), 1.: (15, 64)}  # share of the labels: epochs, batch size; from scratch three times as long

@@ -16,10 +16,10 @@ def hero():
     "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."
     import torch
     from PIL import Image
-    from mae_nb.data import fashion, normalise
-    from mae_nb.hub import from_pretrained
-    from mae_nb.masking import random_scores
-    from mae_nb.show import reconstruct
+    from mae_nb.data.datasets import fashion, normalise
+    from mae_nb.weights.hub import from_pretrained
+    from mae_nb.model.masking import random_scores
+    from mae_nb.plots.images import reconstruct
     model,test = from_pretrained('fashion_nano'), fashion('test')
     ids = [int((test.labels == c).nonzero()[0]) for c in range(10)]
     imgs = normalise(test.imgs[ids], model.cfg.mean, model.cfg.std)

@@ -9,16 +9,16 @@ __all__ = ['bench_end2end', 'bench']
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from torch.utils.data import DataLoader
-from ..optim import make_adamw
-from ..checkpoint import save_json
-from ..loop import Meter
-from ..cost import autocast
-from ..pretrain import PretrainTask
-from ..tasks.config import PretrainConfig
+from ..core.files import save_json
+from ..core.device import autocast, machine
+from ..model.config import imagenet_mean, imagenet_std
+from ..train.optim import make_adamw
+from ..train.log import Meter
 from ..train.engine import task_steps
-from ..report import machine
+from ..tasks.pretrain import PretrainTask
+from ..tasks.config import PretrainConfig
 from .config import EndToEndBench, benches
 from .timing import precisions_to_time, ratio, time_alternating
 from .loading import imagefolder_baseline, make_jpegs
@@ -56,7 +56,7 @@ def bench_end2end(
     "Measure pre-training as `mae_pretrain` does it, beside the same model fed by `ImageFolder`."
     with tempfile.TemporaryDirectory() as here:
         cfg = PretrainConfig(
-            data=here, model=b.model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_min=0.2, epochs=10**6,
+            data=here, model=b.model, mean=imagenet_mean, std=imagenet_std, crop_min=0.2, epochs=10**6,
             max_steps=b.steps, batch_size=b.batch_size, num_workers=b.num_workers, precision=b.precision,
             device=b.device)
         log(f'{b.images} JPEGs are made, then {b.rounds} rounds of {b.steps} steps on either side')

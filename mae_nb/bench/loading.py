@@ -13,11 +13,15 @@ import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from ..images import FolderImages, decode, decode_with
-from ..data import ShardImages, photo, photo_names
-from ..augment import TrainView, crop_box, crop_resize, sample_generator
-from ..batches import train_loader
-from ..pack import PackConfig, pack
+from ..core.rng import sample_generator
+from ..model.config import imagenet_mean, imagenet_std
+from ..data.images import FolderImages, decode, decode_with
+from ..data.shards import ShardImages
+from ..data.datasets import photo, photo_names
+from ..data.augment import TrainView, crop_box, crop_resize
+from ..data.loader import train_loader
+from ..data.config import PackConfig
+from ..data.pack import pack
 from .config import LoaderBench
 from .timing import cpu_seconds, ratio, time_alternating, time_once
 
@@ -64,7 +68,7 @@ def imagefolder_baseline(
     from torchvision import datasets, transforms as T
     return datasets.ImageFolder(folder, T.Compose([
         T.RandomResizedCrop(size, (crop_min, 1.), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip(),
-        T.ToTensor(), T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]))
+        T.ToTensor(), T.Normalize(imagenet_mean, imagenet_std)]))
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #5c9b3590
 def pixel_bounds(

@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from ..patches import grid_size
-from ..mae import MaskedAutoencoderViT, mae_config
-from ..distributed import pick_device
-from ..cost import autocast, forward_flops, gpu_peak, pick_attention, pick_linear
+from ..core.device import autocast, gpu_peak, pick_device
+from ..model.config import grid_size, mae_config
+from ..model.mae import MaskedAutoencoderViT
+from ..model.cost import forward_flops
+from ..model.kernels import pick_attention, pick_linear
 from .config import StepBench
 from .timing import precisions_to_time, ratio, time_alternating
 

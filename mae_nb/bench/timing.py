@@ -10,7 +10,7 @@ import time, warnings
 from math import comb
 import numpy as np, torch
 from tqdm.auto import tqdm
-from ..cost import has_fast_bf16
+from ..core.device import has_fast_bf16
 
 # %% ../../nbs/7_engine/50b_bench_timing.ipynb #20bbbcdb
 def time_once(

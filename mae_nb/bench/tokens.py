@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from functools import partial
 import numpy as np, torch
 from tqdm.auto import tqdm
-from ..masking import mask_from_scores, num_keep, take_patches
-from ..mae import MaskedAutoencoderViT, mae_config
-from ..decoder import positions_for
-from ..distributed import pick_device
-from ..cost import autocast, pick_attention, pick_linear
+from ..core.device import autocast, pick_device
+from ..model.masking import mask_from_scores, num_keep, take_patches
+from ..model.mae import MaskedAutoencoderViT
+from ..model.config import mae_config
+from ..model.positions import positions_for
+from ..model.kernels import pick_attention, pick_linear
 from .config import TokensBench
 from .timing import precisions_to_time, ratio, time_alternating
 from .step import count_flops

@@ -6,13 +6,13 @@
 __all__ = ['ImageTask']
 
 # %% ../../nbs/4_paper/19d_task.ipynb #2f064d55
-import torch
 from torch import nn
-from ..batches import Skipped, train_loader
-from ..images import EncodedImages, decode_with
-from ..optim import lr_at, scaled_lr
-from ..distributed import World, pick_device, split_batch
-from ..cost import pick_attention, pick_linear, pick_precision
+from ..core.dist import World, split_batch
+from ..core.device import pick_device, pick_precision
+from ..model.kernels import pick_attention, pick_linear
+from ..data.loader import Skipped, train_loader
+from ..data.images import EncodedImages, decode_with
+from ..train.optim import lr_at, scaled_lr
 
 # %% ../../nbs/4_paper/19d_task.ipynb #3fc7375e
 class ImageTask:

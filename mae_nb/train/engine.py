@@ -14,11 +14,15 @@ from typing import Protocol
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from ..distributed import Agreement, Signals, Stopped, Together, World, first_does, gather, gather_losses, join_world, shard_model
-from ..checkpoint import full_state, prune_checkpoints, read_tensors, restore_state, rng_state, save_checkpoint, set_rng_state, write_whole
-from ..loop import Journal, Meter, read_log, train
-from ..cost import gpu_peak
-from ..runs import find_checkpoint, one_at_a_time, open_run
+from ..core.dist import (Agreement, Signals, Stopped, Together, World, first_does, gather, gather_losses,
+                              join_world, shard_model)
+from ..core.files import one_at_a_time, read_log, read_tensors, write_whole
+from ..core.rng import rng_state, set_rng_state
+from ..core.device import gpu_peak
+from .checkpoint import full_state, prune_checkpoints, restore_state, save_checkpoint
+from .log import Journal, Meter
+from .loop import train
+from .run import find_checkpoint, open_run
 
 # %% ../../nbs/3_training/19b_engine.ipynb #56b38939
 class Task(Protocol):
