@@ -79,8 +79,8 @@ def test_bad_input(tmp_path, capsys, photos):
 def test_corrupt_image_is_named(tmp_path, capsys, photos):
     (photos/'3.png').write_bytes((photos/'3.png').read_bytes()[:200])
     flags = '--data', photos, '--img_size', 32, '--patch_size', 8, *TINY
-    said = refused(capsys, *flags, '--output_dir', tmp_path/'run', '--max_corrupt', 0)
-    assert 'cannot read' in said and '3.png' in said and 'max_corrupt=0' in said
+    said = refused(capsys, *flags, '--output_dir', tmp_path/'run', '--max_bad_images', 0)
+    assert 'cannot read' in said and '3.png' in said and 'max_bad_images=0' in said
     assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'other')]) == 0  # passed over, and named
     assert 'skipped: cannot read' in (out := capsys.readouterr().out) and '3.png' in out
 
@@ -146,7 +146,7 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path):
         p.send_signal(signal.SIGINT)
         _,err = p.communicate(timeout=120)
     finally: p.kill()
-    assert p.returncode == 130 and 'stopped by SIGINT, and saved: --resume auto goes on' in err and 'Traceback' not in err
+    assert p.returncode == 130 and 'stopped by SIGINT, and saved: continue with --resume auto' in err and 'Traceback' not in err
     steps = json.loads((run/'log.jsonl').read_text().splitlines()[-1])['step']
     assert 3 <= steps < 1000
     model = from_pretrained(run)

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from safetensors.torch import save_file
-from mae_nb.train.checkpoint import checkpoints, newest_checkpoint
+from mae_nb.train.checkpoint import checkpoints, latest_checkpoint
 from mae_nb.core.files import read_tensors
 from mae_nb.cli import mae_pretrain
 from mae_nb.model.cost import activation_bytes
 from mae_nb.core.device import has_fast_bf16
-from mae_nb.core.files import read_log
+from mae_nb.core.files import read_jsonl
 from mae_nb.weights.hub import from_pretrained
 from mae_nb.model.mae import mae_model
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
@@ -18,7 +18,7 @@ from mae_nb.tasks.config import PretrainConfig
 from mae_nb.train.engine import task_steps
 
 BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
-QUIET = dict(say=lambda line: None)
+QUIET = dict(log=lambda line: None)
 
 def losses(**changes):
     cfg = replace(BASE, **changes)
@@ -31,7 +31,7 @@ def plain(): return losses()
 
 def test_accumulation(plain): assert far(plain, losses(batch_size=8, accum_iter=4)) < 1e-5
 def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8, effective_batch=32) == losses(batch_size=8, accum_iter=4)
-def test_checkpointed_activations(plain): assert far(plain, losses(grad_ckpt=True)) < 1e-5
+def test_checkpointed_activations(plain): assert far(plain, losses(grad_checkpointing=True)) < 1e-5
 @pytest.mark.slow
 def test_compile(plain): assert far(plain, losses(compile=True)) < 1e-4
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
@@ -59,18 +59,18 @@ def test_accumulation_with_a_worker():
 
 # -- runs that are there already
 
-RUN = ['--max_steps', '12', '--batch_size', '8', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--keep', '3']
+RUN = ['--max_steps', '12', '--batch_size', '8', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--keep_checkpoints', '3']
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     run = tmp_path_factory.mktemp('engine')/'run'
-    assert mae_pretrain(['--output_dir', str(run), *RUN, '--ema', '0.5', '--tensorboard', '--milestone_epochs', '1']) == 0
+    assert mae_pretrain(['--output_dir', str(run), *RUN, '--ema_decay', '0.5', '--tensorboard', '--milestone_epochs', '1']) == 0
     return run
 
 @pytest.fixture
 def run(finished, tmp_path): return Path(shutil.copytree(finished, tmp_path/'run'))
 
-def again(run, *flags): return mae_pretrain(['--output_dir', str(run), *RUN, '--ema', '0.5', '--resume', 'auto', *map(str, flags)])
+def again(run, *flags): return mae_pretrain(['--output_dir', str(run), *RUN, '--ema_decay', '0.5', '--resume', 'auto', *map(str, flags)])
 
 def back_to(run, *steps):
     "Leave only these checkpoints."
@@ -88,20 +88,20 @@ def test_what_a_run_holds(finished):
     assert state['config']['blr'] == 6e-3 and set(state['versions']) == {'torch', 'torchvision', 'timm'} and set(state['files']) == {
         'ema.safetensors', 'model.json', 'model.safetensors', 'optim.safetensors', 'rng.safetensors'}
     assert any((finished/'tensorboard').iterdir())
-    assert {'images_per_s', 'data', 'compute', 'memory', 'tflops'} <= set(read_log(finished/'log.jsonl')[-1])
+    assert {'images_per_s', 'data', 'compute', 'memory', 'tflops'} <= set(read_jsonl(finished/'log.jsonl')[-1])
 
 def test_a_finished_run_is_left_alone(run, finished):
     assert again(run) == 0 and same_weights(run, finished)
-    assert len(read_log(run/'log.jsonl')) == 12
+    assert len(read_jsonl(run/'log.jsonl')) == 12
 
 def test_resume_in_the_middle(run, finished):
     back_to(run, 4); (run/'model.safetensors').unlink()
     with open(run/'log.jsonl', 'a') as f: f.write('{"step": 13, "lo')  # as kill -9 may leave it
     assert again(run) == 0 and same_weights(run, finished)
-    assert [r['step'] for r in read_log(run/'log.jsonl')] == list(range(1, 13))
+    assert [r['step'] for r in read_jsonl(run/'log.jsonl')] == list(range(1, 13))
 
 def test_resume_from_a_path_into_a_new_run(run, finished, tmp_path):
-    assert mae_pretrain(['--output_dir', str(tmp_path/'other'), *RUN, '--ema', '0.5', '--resume', str(checkpoints(run)[0])]) == 0
+    assert mae_pretrain(['--output_dir', str(tmp_path/'other'), *RUN, '--ema_decay', '0.5', '--resume', str(checkpoints(run)[0])]) == 0
     assert same_weights(tmp_path/'other', finished)
     assert same_weights(run, finished)  # untouched
 
@@ -138,16 +138,16 @@ def refused(capsys, code, *flags):
 
 def test_all_damaged(run, capsys):
     back_to(run, 8); spoil(run/'checkpoints/step-00000008/optim.safetensors', 'truncated')
-    before = read_log(run/'log.jsonl')
+    before = read_jsonl(run/'log.jsonl')
     for _ in range(2):  # nothing is put aside, so that the next try does not take it for a new run
         assert again(run) == 2
         said = capsys.readouterr().err
-        assert 'no checkpoint that is whole' in said and 'optim.safetensors has' in said and 'bytes, and had' in said
-        assert read_log(run/'log.jsonl') == before
+        assert 'no intact checkpoint' in said and 'optim.safetensors has' in said and 'bytes, and had' in said
+        assert read_jsonl(run/'log.jsonl') == before
 
 def test_truncated_checkpoint_by_path(run, tmp_path, capsys):
     c = checkpoints(run)[0]; spoil(c/'model.safetensors', 'truncated')
-    assert 'is damaged: model.safetensors has' in refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--ema', 0.5, '--resume', c)
+    assert 'is damaged: model.safetensors has' in refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--ema_decay', 0.5, '--resume', c)
 
 def test_pickles_are_not_opened(tmp_path, capsys):
     evil = tmp_path/'checkpoint.pth'; evil.write_bytes(pickle.dumps(Evil(tmp_path/'executed')))
@@ -178,8 +178,8 @@ def test_checkpoint_of_another_model(run, tmp_path, capsys):
 
 LOCKS = """
 import sys, time
-from mae_nb.core.files import one_at_a_time
-with one_at_a_time(sys.argv[1]): print('locked', flush=True); time.sleep(100)
+from mae_nb.core.files import run_lock
+with run_lock(sys.argv[1]): print('locked', flush=True); time.sleep(100)
 """
 
 @pytest.mark.slow
@@ -189,16 +189,16 @@ def test_a_lock(run, capsys):
     p = subprocess.Popen([sys.executable, '-c', LOCKS, str(run)], stdout=subprocess.PIPE, text=True)
     try:
         assert p.stdout.readline() == 'locked\n'
-        assert again(run) == 2 and 'another process is working on' in capsys.readouterr().err
+        assert again(run) == 2 and 'another process is using' in capsys.readouterr().err
     finally: p.kill(); p.wait()
     assert again(run) == 0
 
-@pytest.mark.parametrize('flags,said', [(['--ema', '1'], 'ema must be below 1'), (['--precision', 'fp8'], "precision must be one of ['bf16', 'fp16', 'fp32'], got 'fp8'"),
+@pytest.mark.parametrize('flags,said', [(['--ema_decay', '1'], 'ema_decay must be below 1'), (['--precision', 'fp8'], "precision must be one of ['bf16', 'fp16', 'fp32'], got 'fp8'"),
     (['--accum_iter', '0'], 'accum_iter must be at least 1'), (['--batch_size', '10', '--masks_per_image', '4'], 'must be a multiple of masks_per_image=4'),
     (['--batch_size', '24', '--effective_batch', '64'], 'choose a batch_size that divides 64'), (['--accum_iter', '3', '--effective_batch', '64'], 'make 24: leave accum_iter out'),
     (['--clip_grad', '-1'], 'clip_grad must be at least 0'), (['--mask_sampling', 'blok'], "must be one of ['random', 'block', 'grid']"),
-    (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], 'are no numbers'), (['--keep', '0'], 'keep must be at least 1'),
-    (['--resume', 'auto', '--overwrite'], 'give one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--shard'], 'start with torchrun'),
+    (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], 'are no numbers'), (['--keep_checkpoints', '0'], 'keep_checkpoints must be at least 1'),
+    (['--resume', 'auto', '--overwrite'], 'give only one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--fsdp'], 'start with torchrun'),
     (['--effective_batch', '20000', '--batch_size', '8'], 'there are 10000: lower batch_size')])
 def test_flags_out_of_range(tmp_path, capsys, flags, said):
     try: code = mae_pretrain(['--output_dir', str(tmp_path/'run'), *RUN, *flags])
@@ -210,7 +210,7 @@ def test_milestones_and_keep(tmp_path):
     folder = tmp_path/'few'; folder.mkdir()
     from PIL import Image
     for i in range(8): Image.effect_noise((28, 28), 60 + i).save(folder/f'{i}.png')
-    run = pretrain(PretrainConfig(data=str(folder), output_dir=tmp_path/'run', batch_size=4, epochs=6, keep=1, milestone_epochs=2, device='cpu'), **QUIET)
+    run = pretrain(PretrainConfig(data=str(folder), output_dir=tmp_path/'run', batch_size=4, epochs=6, keep_checkpoints=1, milestone_epochs=2, device='cpu'), **QUIET)
     assert [int(c.name[5:]) for c in checkpoints(run)] == [4, 8, 12]  # two steps an epoch
 
 # -- losses that are not finite, disks that are full
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     step = int(said.split('at step ')[1].split()[0])
     assert 'on rank 0 with lr=' in said and said.startswith('mae_pretrain: stopped: loss is')
     saved = [int(c.name[5:]) for c in checkpoints(run)]
-    assert all(s < step for s in saved) and read_log(run/'log.jsonl')[-1]['step'] < step
+    assert all(s < step for s in saved) and read_jsonl(run/'log.jsonl')[-1]['step'] < step
     for c in checkpoints(run): assert all(t.isfinite().all() for t in read_tensors(c/'model.safetensors').values())
 
 SPOILED = '''
@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc-per-node', '2', tmp_path/'spoiled.py', '--output_dir', tmp_path/'run',
                         *RUN, '--max_steps', '40'], env=env, capture_output=True, text=True, timeout=200)
     assert r.returncode == 1 and r.stderr.count('loss is nan at step 12 on rank 1 with lr=') == 2, r.stderr  # both say it
-    found,state = newest_checkpoint(tmp_path/'run')
+    found,state = latest_checkpoint(tmp_path/'run')
     assert state['step'] == 8 and from_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='limits and signals')
@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_later(run, finished, monkeypatch, capsys):
 
 WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'unique_dim', '_unique2', 'is_nonzero'}  # what a device must be waited for
 
-@pytest.mark.parametrize('changes', [dict(), dict(accum_iter=2, batch_size=16, clip_grad=1., ema=0.9, grad_ckpt=True, norm_pix_loss=True, masks_per_image=2), dict(precision='bf16')])
+@pytest.mark.parametrize('changes', [dict(), dict(accum_iter=2, batch_size=16, clip_grad=1., ema_decay=0.9, grad_checkpointing=True, norm_pix_loss=True, masks_per_image=2), dict(precision='bf16')])
 def test_nothing_in_a_step_waits_for_the_device(changes):
     "No operation of a step, forward, backward or update, brings a number to Python."
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -290,7 +290,7 @@ def test_nothing_in_a_step_waits_for_the_device(changes):
     task = PretrainTask(cfg)
     view = [task.dataset[0, i] for i in range(64)]
     ready = [torch.utils.data.default_collate(view[i:i+cfg.batch_size//cfg.masks_per_image]) for i in (0, 8, 16, 24)]
-    task.batches = lambda start, say: ready
+    task.batches = lambda start, log: ready
     run = task_steps(task)
     next(run)  # the optimiser makes its state
     with Watch(): next(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from torch import nn
 from mae_nb.tasks import finetune as tuning
-from mae_nb.core.rng import sample_generator, seeded
+from mae_nb.core.rng import fork_rng, sample_rng
 from mae_nb.core.files import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data.datasets import TensorImages, fashion
@@ -13,13 +13,13 @@ from mae_nb.evaluate.accuracy import evaluate
 from mae_nb.tasks.finetune import FinetuneTask, finetune
 from mae_nb.weights.hub import from_pretrained
 from mae_nb.weights.formats import Weights
-from mae_nb.data.labels import ClassView, label_share
+from mae_nb.data.labels import FinetuneDataset, label_subset
 from mae_nb.evaluate.knn import extract_features, knn_rank, linear_predict
-from mae_nb.core.files import read_log
+from mae_nb.core.files import read_jsonl
 from mae_nb.model.config import MAEConfig, classifier_config, mae_config
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.model.classifier import ViTClassifier
-from mae_nb.train.optim import make_lars
+from mae_nb.train.optim import lars
 from mae_nb.tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from mae_nb.recipes import recipe, recipes
 from mae_nb.train import engine
@@ -28,7 +28,7 @@ from mae_nb.train.engine import task_steps
 ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')
-QUIET = dict(say=lambda line: None)
+QUIET = dict(log=lambda line: None)
 JUDGES = {n: r.config for n,r in recipes.items() if r.kind != 'pretrain'}
 
 @pytest.fixture(scope='module')
@@ -63,10 +63,10 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
     monkeypatch.setattr('mae_nb.data.labels.load_images', lambda *_: photographs)
     monkeypatch.setattr(tuning, 'mae_config', lambda name: MAEConfig(**small))
-    monkeypatch.setattr(engine, 'train', capture)
+    monkeypatch.setattr(engine, 'train_steps', capture)
     if cfg.encoder:
         c = MAEConfig(**small)
-        monkeypatch.setattr(tuning, 'find_weights', lambda *_: (None, {}))
+        monkeypatch.setattr(tuning, 'resolve_weights', lambda *_: (None, {}))
         monkeypatch.setattr(tuning, 'read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
     batch = dict(effective_batch=1024, batch_size=32) if cfg.effective_batch > 8192 else {}  # there are 8192 images
     cfg = replace(cfg, device='cpu', num_workers=0, img_size=None, **batch)
@@ -106,10 +106,10 @@ def test_fine_tuning_recipes(name, monkeypatch, photographs):
     assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and task.model.global_pool == 'avg'
     assert len(view.change.ops) == 15 and {(op.magnitude, op.magnitude_std, op.prob) for op in view.change.ops} == {(9, 0.5, 0.5)} and view.change.num_layers == 2
     assert (view.erase.probability, view.erase.per_pixel, view.erase.max_count) == (0.25, True, 1) if release else view.erase is None
-    assert cfg.ema == (0.9999 if scratch else None)
+    assert cfg.ema_decay == (0.9999 if scratch else None)
     std = task.model.head.weight.std().item()
     assert std == pytest.approx(0.02 if scratch else 2e-5, rel=0.3) and (task.model.head.bias == 0).all()
-    assert got['clip_grad'] is None and task.model.cfg.batch_norm is False and cfg.smoothing == 0.1 and (cfg.mixup, cfg.cutmix) == (0.8, 1.)
+    assert got['clip_grad'] is None and task.model.cfg.batch_norm is False and cfg.label_smoothing == 0.1 and (cfg.mixup, cfg.cutmix) == (0.8, 1.)
 
 def test_hardware_and_hours_of_the_release():
     "FINETUNE.md: 7h11m, 8h52m and 13h9m of fine-tuning; 2h20m of linear probing for ViT-B."
@@ -131,7 +131,7 @@ def test_linear_probe_recipes(name, monkeypatch, photographs):
         ('Lars', 0., 0.9, True), ('Lars', 0., 0.9, False)]
     view = got['batches'].view
     assert (view.kind, view.scale, view.flip, view.change, view.erase) == ('clip_crop', (0.08, 1.), True, None, None)
-    assert (cfg.mixup, cfg.cutmix, cfg.smoothing, cfg.drop_path) == (0, 0, 0, 0) and task.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert (cfg.mixup, cfg.cutmix, cfg.label_smoothing, cfg.drop_path) == (0, 0, 0, 0) and task.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
 
 @pytest.mark.parametrize('name', [n for n in JUDGES if 'partial' in n])
 def test_partial_recipes(name, monkeypatch, photographs):
@@ -152,7 +152,7 @@ def test_partial_recipes(name, monkeypatch, photographs):
 def test_lars_against_a_restatement():
     "The first fifty steps beside the rule, written out."
     torch.manual_seed(0)
-    lin = nn.Linear(16, 5); opt = make_lars(lin, 6.4)
+    lin = nn.Linear(16, 5); opt = lars(lin, 6.4)
     w,m = [p.detach().clone() for p in lin.parameters()],[torch.zeros_like(p) for p in lin.parameters()]
     for _ in range(50):
         grads = [torch.randn_like(p)*s for p,s in zip(lin.parameters(), (1., 1e-3))]
@@ -165,7 +165,7 @@ def test_lars_against_a_restatement():
 
 def test_mixup_targets(mae):
     "Targets of a mixed batch: smoothed, mixed by one number per batch, of pairs that mirror each other."
-    cfg = FinetuneConfig(encoder=mae, mixup=0.8, cutmix=1., smoothing=0.1, batch_size=8, device='cpu')
+    cfg = FinetuneConfig(encoder=mae, mixup=0.8, cutmix=1., label_smoothing=0.1, batch_size=8, device='cpu')
     task,seen = FinetuneTask(cfg),[]
     task.batches(0)
     forward = lambda x: task.model(seen.append(x) or x)
@@ -190,7 +190,7 @@ def test_mixup_targets(mae):
 def test_randaugment_survives_posterize():
     "Many images through the paper's policy, also of one channel: none fails."
     for c in 1, 3:
-        view = ClassView(TensorImages(torch.randint(256, (8, c, 16, 16), dtype=torch.uint8)), (16, 16), policy='rand-m9-mstd0.5-inc1', mean=(.5,)*c, std=(.2,)*c)
+        view = FinetuneDataset(TensorImages(torch.randint(256, (8, c, 16, 16), dtype=torch.uint8)), (16, 16), policy='rand-m9-mstd0.5-inc1', mean=(.5,)*c, std=(.2,)*c)
         assert all(view[e, e % 8][0].shape == (c, 16, 16) for e in range(1500))
 
 def test_reference_transform():
@@ -199,19 +199,19 @@ def test_reference_transform():
     from torchvision.transforms import functional as tvf
     mean,std = (.485, .456, .406),(.229, .224, .225)
     img = TensorImages(torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
-    ours = ClassView(img, (32, 32), policy='rand-m9-mstd0.5-inc1', reprob=0.25, mean=mean, std=std)
+    ours = FinetuneDataset(img, (32, 32), policy='rand-m9-mstd0.5-inc1', reprob=0.25, mean=mean, std=std)
     theirs = transforms_imagenet_train(32, color_jitter=None, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic', re_prob=0.25, re_mode='pixel', mean=mean, std=std)
     for s in range(200):
         pil = tvf.to_pil_image(torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(s)))
         op = theirs.transforms
-        with seeded(sample_generator(9, s)): a = ours.distort(pil)
-        with seeded(sample_generator(9, s)):
+        with fork_rng(sample_rng(9, s)): a = ours.rand_augment_and_erase(pil)
+        with fork_rng(sample_rng(9, s)):
             try: b = op[-1](op[-2](op[-3](op[2](pil))))
             except ValueError as e: assert 'bits' in str(e); continue  # the mended operation
         assert torch.allclose(a, b, atol=1e-6), s
 
 def test_label_share_and_its_images():
-    s = label_share(fashion(), 0.01, 3)
+    s = label_subset(fashion(), 0.01, 3)
     assert s.labels.bincount().tolist() == [10]*10 and all(int(s[i][1]) == int(s.labels[i]) for i in range(100))
 
 # -- evaluation and probes
@@ -238,7 +238,7 @@ def test_knn_is_brute_force(k, bank_chunk, chunk):
 def test_lars_probe_comes_near_the_closed_form(mae, home):
     "On the same cached features: 90 epochs of LARS beside ridge regression."
     cfg = replace(linprobe_defaults, encoder=mae, pool='avg', device='cpu', output_dir=home/'probe', eval_every=90)
-    top1 = [r['top1'] for r in read_log(finetune(cfg, **QUIET)/'log.jsonl') if 'top1' in r][-1]
+    top1 = [r['top1'] for r in read_jsonl(finetune(cfg, **QUIET)/'log.jsonl') if 'top1' in r][-1]
     task = FinetuneTask(cfg)
     closed = 100*(linear_predict(task.dataset.feats, task.dataset.labels, task.test.feats) == task.test.labels).float().mean().item()
     assert top1 > 60 and abs(top1 - closed) < 3, (top1, closed)
@@ -247,11 +247,11 @@ def test_lars_probe_comes_near_the_closed_form(mae, home):
 def test_probe_with_and_without_cache(mae):
     "Fixed crops: cached features and images through the frozen encoder give the same losses."
     losses = [[r['loss'].item() for r in task_steps(FinetuneTask(cfg))] for cache in (True, False)
-              for cfg in [replace(linprobe_defaults, encoder=mae, cache=cache, max_steps=5, labels=0.1, batch_size=100, device='cpu')]]
+              for cfg in [replace(linprobe_defaults, encoder=mae, cache=cache, max_steps=5, label_fraction=0.1, batch_size=100, device='cpu')]]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 def test_half_a_block_learns_and_nothing_else_moves(mae, home):
-    run = finetune(replace(partial_defaults, encoder=mae, tuned_blocks=0.5, max_steps=3, device='cpu', labels=0.1, output_dir=home/'half', ema=0.5), **QUIET)
+    run = finetune(replace(partial_defaults, encoder=mae, trainable_blocks=0.5, max_steps=3, device='cpu', label_fraction=0.1, output_dir=home/'half', ema_decay=0.5), **QUIET)
     before,after = read_tensors(Path(mae)/'model.safetensors'),read_tensors(run/'model.safetensors')
     moved = {k.rsplit('.', 1)[0] for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])}
     assert moved == {'blocks.3.norm2', 'blocks.3.mlp.fc1', 'blocks.3.mlp.fc2'}
@@ -259,11 +259,11 @@ def test_half_a_block_learns_and_nothing_else_moves(mae, home):
 TWO = """
 import json, sys, torch
 from mae_nb.data.datasets import TensorImages, fashion
-from mae_nb.core.dist import join_world
+from mae_nb.core.dist import init_distributed
 from mae_nb.evaluate.accuracy import evaluate
 from mae_nb.weights.hub import from_pretrained
 s = fashion('test')
-with join_world('cpu') as world:
+with init_distributed('cpu') as world:
     model = from_pretrained(sys.argv[1])
     if world.rank: [b.add_(1) for b in model.buffers()]     # other statistics: the first one's count
     for n in (1, 7, 997): found = evaluate(model, TensorImages(s.imgs[:n], s.labels[:n]), world, batch_size=100)
@@ -288,8 +288,8 @@ def test_every_image_counts_once(processes, mae, home):
 
 # -- runs
 
-HARD = ['--max_steps', '12', '--batch_size', '16', '--labels', '0.1', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--mixup', '0.8', '--cutmix', '1.0',
-        '--rand_augment', 'rand-m9-mstd0.5-inc1', '--reprob', '0.25', '--drop_path', '0.2', '--ema', '0.9', '--keep', '9']
+HARD = ['--max_steps', '12', '--batch_size', '16', '--label_fraction', '0.1', '--save_every', '4', '--log_every', '1', '--device', 'cpu', '--mixup', '0.8', '--cutmix', '1.0',
+        '--rand_augment', 'rand-m9-mstd0.5-inc1', '--reprob', '0.25', '--drop_path', '0.2', '--ema_decay', '0.9', '--keep_checkpoints', '9']
 
 @pytest.fixture(scope='module')
 def whole(mae, home):
@@ -301,28 +301,28 @@ def whole(mae, home):
 def test_stopped_and_resumed_to_the_bit(workers, whole, mae, home, monkeypatch):
     "Stopped in step 6 by SIGTERM: with mixup, cutmix, RandAugment, erasing, stochastic depth and an average, the same bytes come out."
     import signal
-    run,inner = home/f'stopped-{workers}',engine.train
+    run,inner = home/f'stopped-{workers}',engine.train_steps
     def stops(*args):
         for r in inner(*args):
             if r['step'] == 6: os.kill(os.getpid(), signal.SIGTERM)
             yield r
     flags = ['--encoder', mae, '--output_dir', str(run), *HARD, '--num_workers', str(workers)]
-    monkeypatch.setattr(engine, 'train', stops)
+    monkeypatch.setattr(engine, 'train_steps', stops)
     assert mae_finetune(flags) == 128 + signal.SIGTERM
-    monkeypatch.setattr(engine, 'train', inner)
+    monkeypatch.setattr(engine, 'train_steps', inner)
     assert mae_finetune([*flags, '--resume', 'auto']) == 0
     for f in 'model.safetensors', 'ema.safetensors', 'checkpoints/step-00000012/optim.safetensors':
         assert (run/f).read_bytes() == (whole/f).read_bytes(), f
-    a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_log(x/'log.jsonl')] for x in (run, whole))
+    a,b = ([(r['step'], r.get('loss'), r.get('top1')) for r in read_jsonl(x/'log.jsonl')] for x in (run, whole))
     assert a == b and len([x for x in a if x[2] is not None]) == 1
 
 @pytest.mark.slow
 def test_the_average_is_judged(whole, home):
     "What the log says of the moving average is what mae_eval finds."
-    said = [r for r in read_log(whole/'log.jsonl') if 'ema_top1' in r][-1]
-    for flags,key in ([], 'top1'), (['--ema'], 'ema_top1'):
+    said = [r for r in read_jsonl(whole/'log.jsonl') if 'ema_top1' in r][-1]
+    for flags,key in ([], 'top1'), (['--use_ema'], 'ema_top1'):
         out = home/f'{key}.json'
-        assert mae_eval(['--model', str(whole), '--data', 'fashion', '--device', 'cpu', '--reader', 'fast', '--output', str(out), *flags]) == 0
+        assert mae_eval(['--weights', str(whole), '--data', 'fashion', '--device', 'cpu', '--image_backend', 'fast', '--output', str(out), *flags]) == 0
         assert json.loads(out.read_text())['results']['top1'] == pytest.approx(said[key], abs=0.11)  # batches of other sizes
 
 @pytest.mark.slow
@@ -334,21 +334,21 @@ def test_seed_matters(whole, mae, home):
 @linux
 def test_two_processes_fine_tune(mae, home):
     "Without chance that belongs to a batch, two processes learn what one does; the linear probe runs by two as well."
-    flags = ['--encoder', mae, '--max_steps', '8', '--log_every', '1', '--labels', '0.1', '--device', 'cpu', '--effective_batch', '32']
+    flags = ['--encoder', mae, '--max_steps', '8', '--log_every', '1', '--label_fraction', '0.1', '--device', 'cpu', '--effective_batch', '32']
     assert mae_finetune([*flags, '--batch_size', '32', '--output_dir', str(home/'one')]) == 0
     def two(command, *more):
         r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/command), *flags, '--batch_size', '16', *more],
                            env=ENV, capture_output=True, text=True, timeout=300)
         assert r.returncode == 0, r.stderr
     two('mae_finetune', '--output_dir', str(home/'two'))
-    a,b = ([r for r in read_log(home/x/'log.jsonl')] for x in ('one', 'two'))
+    a,b = ([r for r in read_jsonl(home/x/'log.jsonl')] for x in ('one', 'two'))
     assert [r['loss'] for r in a if 'loss' in r] == pytest.approx([r['loss'] for r in b if 'loss' in r], abs=1e-5)
     assert [r['top1'] for r in a if 'top1' in r] == pytest.approx([r['top1'] for r in b if 'top1' in r], abs=0.2)
     two('mae_linprobe', '--output_dir', str(home/'two-probe'))
-    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/'mae_knn'), '--encoder', mae, '--labels', '0.1', '--device', 'cpu',
+    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/'mae_knn'), '--encoder', mae, '--label_fraction', '0.1', '--device', 'cpu',
                         '--output', str(home/'knn2.json')], env=ENV, capture_output=True, text=True, timeout=200)
     assert r.returncode == 0, r.stderr
-    assert mae_knn(['--encoder', mae, '--labels', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
+    assert mae_knn(['--encoder', mae, '--label_fraction', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
     assert json.loads((home/'knn1.json').read_text())['result'] == json.loads((home/'knn2.json').read_text())['result']
 
 @pytest.mark.slow
@@ -356,10 +356,10 @@ def test_readme_in_two_commands(home, capsys):
     "From mae_pretrain's own output to a classifier, which mae_eval then judges as the log does."
     pre,tuned = str(home/'pre'),str(home/'pre_tuned')
     assert mae_pretrain(['--output_dir', pre, '--max_steps', '60', '--warmup_epochs', '0.2', '--device', 'cpu']) == 0
-    assert mae_finetune(['--encoder', pre, '--output_dir', tuned, '--max_steps', '200', '--labels', '0.2', '--eval_every', '99', '--device', 'cpu', '--warmup_epochs', '1']) == 0
-    top1 = [r['top1'] for r in read_log(home/'pre_tuned'/'log.jsonl') if 'top1' in r][-1]
+    assert mae_finetune(['--encoder', pre, '--output_dir', tuned, '--max_steps', '200', '--label_fraction', '0.2', '--eval_every', '99', '--device', 'cpu', '--warmup_epochs', '1']) == 0
+    top1 = [r['top1'] for r in read_jsonl(home/'pre_tuned'/'log.jsonl') if 'top1' in r][-1]
     assert top1 > 40  # ten classes
-    assert mae_eval(['--model', tuned, '--data', 'fashion', '--output', str(home/'eval.json'), '--device', 'cpu', '--reader', 'fast']) == 0
+    assert mae_eval(['--weights', tuned, '--data', 'fashion', '--output', str(home/'eval.json'), '--device', 'cpu', '--image_backend', 'fast']) == 0
     assert json.loads((home/'eval.json').read_text())['results']['top1'] == pytest.approx(top1, abs=0.11)
 
 def test_timms_logits(home):
@@ -398,7 +398,7 @@ def test_wrong_checkpoints(mae, home, whole, capsys):
     save_weights(tuned3.state_dict(), asdict(tuned3.cfg), home/'five')
     said = refused(capsys, mae_finetune, '--encoder', home/'five', '--data', three, '--batch_size', 2, *out)
     assert 'num_classes: 5 there, 3 wanted' in said and 'fine-tuned' in said
-    assert 'has no head' in refused(capsys, mae_eval, '--model', mae, '--data', 'fashion')
+    assert 'has no head' in refused(capsys, mae_eval, '--weights', mae, '--data', 'fashion')
     import pickle
     class Code:
         def __reduce__(self): return os.system, (f'touch {home}/executed',)
@@ -440,9 +440,9 @@ def test_wrong_data(mae, home, capsys):
     assert 'lower batch_size' in refused(capsys, mae_finetune, '--encoder', enc, '--data', home/'fine', '--output_dir', home/'never')
 
 @pytest.mark.parametrize('flags,named', [
-    ('--labels 0', 'labels'), ('--batch_size 15 --mixup 0.8', 'even'), ('--tuned_blocks 9', '9'), ('--tuned_blocks 0.3', '0.3'), ('--drop_path 1', 'drop_path'),
+    ('--label_fraction 0', 'label_fraction'), ('--batch_size 15 --mixup 0.8', 'even'), ('--trainable_blocks 9', '9'), ('--trainable_blocks 0.3', '0.3'), ('--drop_path 1', 'drop_path'),
     ('--layer_decay 0', 'layer_decay'), ('--optimizer lars', 'layer_decay'), ('--rand_augment m9', 'rand_augment'), ('--cache', 'frozen'), ('--pool max', 'max'),
-    ('--recipe paper_vit_base_1600', 'is a recipe for mae_pretrain'), ('--recipe paper_finetune_vit_bas', 'did you mean'), ('--smoothing nan', 'smoothing'), ('--betas 0.9', 'betas'),
+    ('--recipe paper_vit_base_1600', 'is a recipe for mae_pretrain'), ('--recipe paper_finetune_vit_bas', 'did you mean'), ('--label_smoothing nan', 'smoothing'), ('--betas 0.9', 'betas'),
     ('--crop_pct 0', 'crop_pct'), ('--model mae_vit_nan_patch4', 'did you mean'), ('--eval_every 0', 'eval_every')])
 def test_bad_values(flags, named, mae, home, capsys):
     assert named in refused(capsys, mae_finetune, '--encoder', mae, '--output_dir', home/'never', *flags.split())

@@ -66,7 +66,7 @@ def problems(sources):
 def test_layers(): assert list(problems({name: p.read_text(encoding='utf-8') for name, p in MODULES.items()})) == []
 
 GOOD = {'core.files': 'import os', 'model.mae': 'from ..core import files', 'data.loader': 'from ..core.files import atomic', 'weights.hub': 'from ..model.mae import MAE',
-        'plots.images': 'from ..data.loader import load\nfrom ..model.mae import MAE', 'evaluate.knn': 'def f():\n    from mae_nb.weights.hub import fetch',
+        'plots.images': 'from ..data.loader import load\nfrom ..model.mae import MAE', 'evaluate.knn': 'def f():\n    from mae_nb.weights.hub import download',
         'tasks.config': 'import json', 'tasks.pretrain': 'from .config import C\nfrom ..evaluate import knn', 'bench.config': '', 'recipes': 'from .tasks.config import C\nfrom .bench.config import B',
         'cli': 'from .recipes import recipes'}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest, torch
 from mae_nb.core.files import read_tensors
 from mae_nb.data.datasets import fashion
-from mae_nb.data.augment import TrainView
+from mae_nb.data.augment import PretrainDataset
 from mae_nb.data.loader import train_loader
-from mae_nb.core.files import read_log
+from mae_nb.core.files import read_jsonl
 from mae_nb.weights.hub import from_pretrained
 from mae_nb.tasks.config import PretrainConfig
 
@@ -25,7 +25,7 @@ def pretrain(run, processes, *flags, rc=0):
     "A run by so many processes (0: without torchrun); its losses."
     r = subprocess.run(command(run, processes, *flags), env=ENV, capture_output=True, text=True, timeout=300)
     assert r.returncode == rc, r.stderr
-    return [x['loss'] for x in read_log(run/'log.jsonl')] if rc == 0 else r.stderr
+    return [x['loss'] for x in read_jsonl(run/'log.jsonl')] if rc == 0 else r.stderr
 
 def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
 
@@ -48,7 +48,7 @@ def seen_per_step(view, rank=0, processes=1, accum_iter=1, num_workers=0, steps=
 
 @pytest.mark.parametrize('processes,accum_iter,num_workers', [(1, 1, 1), (1, 1, 3), (2, 1, 0), (2, 1, 1), (2, 2, 0), (4, 2, 0), (1, 4, 3)])
 def test_the_same_samples_crops_and_masks(processes, accum_iter, num_workers):
-    view = TrainView(fashion(), (28, 28), 49, seed=5, scale=(0.3, 1.))
+    view = PretrainDataset(fashion(), (28, 28), 49, seed=5, scale=(0.3, 1.))
     whole = seen_per_step(view)
     parts = [seen_per_step(view, rank, processes, accum_iter, num_workers) for rank in range(processes)]
     for step,expected in enumerate(whole):
@@ -68,15 +68,15 @@ def test_workers_change_nothing(alone, home):
 @linux
 def test_shards(two, home):
     "FSDP2: the losses of DDP; the checkpoint is one of ours, whoever made it."
-    assert far(two, pretrain(home/'shard', 2, '--batch_size', 16, '--shard', '--ema', 0.9)) < 1e-4
+    assert far(two, pretrain(home/'shard', 2, '--batch_size', 16, '--fsdp', '--ema_decay', 0.9)) < 1e-4
     ddp,fsdp = from_pretrained(home/'two'),from_pretrained(home/'shard')
     for p,q in zip(ddp.parameters(), fsdp.parameters()): torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-4)
     a,b = (read_tensors(home/n/'checkpoints/step-00000020/optim.safetensors') for n in ('two', 'shard'))
     assert a.keys() == b.keys() and all(a[k].shape == b[k].shape for k in a)
-    assert from_pretrained(home/'shard', ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
+    assert from_pretrained(home/'shard', use_ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
 
 @linux
-@pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--shard',)), (0, 8, ())), ((2, 16, ('--shard', '--ema', 0.9)), (2, 8, ('--shard', '--ema', 0.9)))])
+@pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--fsdp',)), (0, 8, ())), ((2, 16, ('--fsdp', '--ema_decay', 0.9)), (2, 8, ('--fsdp', '--ema_decay', 0.9)))])
 def test_resume_with_other_processes(alone, home, first, then):
     "Stop after step 8, go on with more or fewer processes, in shards or not: the same 20 losses."
     run = home/f'{first}{then}'.replace(' ', '')
@@ -115,7 +115,7 @@ def test_torchrun_restarts(home):
         out = p.communicate(timeout=200)[0]
     finally: p.kill()
     assert p.returncode == 0, out
-    assert 'resumed' in out and len(read_log(run/'log.jsonl')) == 150
+    assert 'resumed' in out and len(read_jsonl(run/'log.jsonl')) == 150
     for f in 'model.safetensors', 'checkpoints/step-00000150/optim.safetensors': assert (run/f).read_bytes() == (home/'peace'/f).read_bytes()
 
 @linux
@@ -131,14 +131,14 @@ def test_sigterm_reaches_all(home):
     assert 'stopped by SIGTERM, and saved' in out
     last = max(run.glob('checkpoints/step-*'))
     state = json.loads((last/'state.json').read_text())
-    assert state['processes'] == 2 and state['step'] == read_log(run/'log.jsonl')[-1]['step']
+    assert state['processes'] == 2 and state['step'] == read_jsonl(run/'log.jsonl')[-1]['step']
 
 WORKERS = '''
 import multiprocessing, os, signal
 from mae_nb.data.datasets import fashion
-from mae_nb.data.augment import TrainView
+from mae_nb.data.augment import PretrainDataset
 from mae_nb.data.loader import train_loader
-batches = iter(train_loader(TrainView(fashion(), (28, 28), 49), 4, 1, num_workers=2))
+batches = iter(train_loader(PretrainDataset(fashion(), (28, 28), 49), 4, 1, num_workers=2))
 next(batches)
 for p in multiprocessing.active_children(): os.kill(p.pid, signal.SIGTERM)
 for _ in range(50): next(batches)

@@ -6,17 +6,17 @@ import pytest, torch
 
 pytest.importorskip('hypothesis')
 from hypothesis import assume, given, settings, strategies as st
-from mae_nb.data.augment import crop_box
-from mae_nb.core.rng import sample_generator
-from mae_nb.data.loader import EpochBatches
-from mae_nb.data.shards import expand, index_shard
-from mae_nb.core.dist import split_batch
+from mae_nb.data.augment import random_resized_crop_box
+from mae_nb.core.rng import sample_rng
+from mae_nb.data.loader import ResumableBatchSampler
+from mae_nb.data.shards import expand_shards, index_shard
+from mae_nb.core.dist import accumulation_steps
 from mae_nb.data.images import image_endings
 from mae_nb.model.config import ClassifierConfig, MAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.model.classifier import ViTClassifier
-from mae_nb.model.masking import mask_from_scores, num_keep, scores_from_mask, take_patches
-from mae_nb.train.optim import lr_at
+from mae_nb.model.masking import gather_patches, mask_from_scores, num_keep, scores_from_mask
+from mae_nb.train.optim import cosine_lr
 from mae_nb.model.patches import patchify, unpatchify
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.weights.formats import from_hf, to_hf
@@ -42,15 +42,15 @@ def test_a_mask_is_a_ranking(data, B, L, ratio):
     m,K = mask_from_scores(scores, ratio), num_keep(L, ratio)
     assert m.ids_keep.shape == (B, K) and (m.mask.sum(1) == L - K).all()
     everyone = torch.arange(L).expand(B, L)
-    ids = torch.cat([m.ids_keep, m.ids_remove], 1)
+    ids = torch.cat([m.ids_keep, m.ids_masked], 1)
     assert torch.equal(ids.sort(1).values, everyone) and torch.equal(ids.gather(1, m.ids_restore), everyone)
-    assert (m.mask.gather(1, m.ids_keep) == 0).all() and (m.mask.gather(1, m.ids_remove) == 1).all()
+    assert (m.mask.gather(1, m.ids_keep) == 0).all() and (m.mask.gather(1, m.ids_masked) == 1).all()
     ranked = scores.gather(1, ids)
     assert (ranked.diff(dim=1) >= 0).all()                     # the lowest scores are kept
     ties = ranked.diff(dim=1) == 0
     assert (ids.diff(dim=1)[ties] > 0).all()                   # and of equal ones, the first
     x = torch.randn(B, L, 2)
-    assert torch.equal(take_patches(take_patches(x, ids), m.ids_restore), x)
+    assert torch.equal(gather_patches(gather_patches(x, ids), m.ids_restore), x)
 
 @given(st.data(), few, st.integers(2, 60))
 def test_masks_of_ones_own(data, B, L):
@@ -67,18 +67,18 @@ def test_a_step_is_made_up_of_its_passes(batch_size, processes, accum_iter, by_t
     total = batch_size*processes*accum_iter
     given_ = dict(effective_batch=total) if by_total else dict(accum_iter=accum_iter)
     if by_both: given_ = dict(effective_batch=total, accum_iter=accum_iter)
-    assert split_batch(batch_size, processes=processes, **given_) == (accum_iter, total)
+    assert accumulation_steps(batch_size, processes=processes, **given_) == (accum_iter, total)
     for bad in dict(effective_batch=total + 1), dict(effective_batch=total + 1, accum_iter=accum_iter):
         if batch_size*processes > 1 or 'accum_iter' in bad:
-            with pytest.raises(ValueError, match=f'effective_batch={total + 1}'): split_batch(batch_size, processes=processes, **bad)
+            with pytest.raises(ValueError, match=f'effective_batch={total + 1}'): accumulation_steps(batch_size, processes=processes, **bad)
 
 @given(st.integers(1, 60), few, few, few, st.integers(1, 3), st.integers(0, 9), st.data())
 def test_ranks_and_passes_share_out_each_step(n, b, a, p, epochs, seed, data):
     assume(b*a*p <= n)
-    def of(rank, start=0): return list(EpochBatches(n, b, epochs, seed, start, a, rank, p))
-    whole,per_epoch = list(EpochBatches(n, b*a*p, epochs, seed)), n//(b*a*p)
+    def of(rank, start=0): return list(ResumableBatchSampler(n, b, epochs, seed, start, a, rank, p))
+    whole,per_epoch = list(ResumableBatchSampler(n, b*a*p, epochs, seed)), n//(b*a*p)
     parts = [of(rank) for rank in range(p)]
-    assert all(len(part) == len(EpochBatches(n, b, epochs, seed, 0, a, rank, p)) == per_epoch*epochs*a for rank,part in enumerate(parts))
+    assert all(len(part) == len(ResumableBatchSampler(n, b, epochs, seed, 0, a, rank, p)) == per_epoch*epochs*a for rank,part in enumerate(parts))
     for k,step in enumerate(whole):
         assert [key for i in range(a) for part in parts for key in part[k*a + i]] == step
     for e in range(epochs):
@@ -90,18 +90,18 @@ def test_ranks_and_passes_share_out_each_step(n, b, a, p, epochs, seed, data):
 @given(st.floats(1e-6, 10), st.floats(0, 1), st.integers(0, 50), st.integers(1, 200))
 def test_the_rate_climbs_then_falls(lr, share, warmup, rest):
     total,least = warmup + rest, lr*share
-    rates = [lr_at(s, lr, least, warmup, total) for s in range(total + 1)]
+    rates = [cosine_lr(s, lr, least, warmup, total) for s in range(total + 1)]
     tiny = 1e-9*lr
     assert all(a <= b + tiny for a,b in zip(rates[:warmup], rates[1:warmup + 1])) and all(a >= b - tiny for a,b in zip(rates[warmup:], rates[warmup + 1:]))
     assert math.isclose(rates[warmup], lr) and abs(rates[-1] - least) <= tiny and max(rates) <= lr + tiny
     if warmup: assert rates[0] == 0
-    assert lr_at(total + 5, lr, least, warmup, total) == rates[-1]
+    assert cosine_lr(total + 5, lr, least, warmup, total) == rates[-1]
     jump = max(abs(a - b) for a,b in zip(rates, rates[1:]))
     assert jump <= max(lr/max(1, warmup), (lr - least)*math.pi/2/rest) + tiny  # no leaps
 
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0.01, 1), st.floats(0, 1), st.floats(0.3, 1), st.floats(1, 3), st.booleans(), st.integers(0, 99))
 def test_a_crop_is_inside_the_image(H, W, low, up, slim, wide, clip, seed):
-    top,left,h,w = crop_box((H, W), (low, low + up*(1 - low)), sample_generator(seed), (slim, wide), clip)
+    top,left,h,w = random_resized_crop_box((H, W), (low, low + up*(1 - low)), sample_rng(seed), (slim, wide), clip)
     assert top >= 0 and left >= 0 and h >= 1 and w >= 1 and top + h <= H and left + w <= W
     assert all(type(v) is int for v in (top, left, h, w))
 
@@ -121,9 +121,9 @@ def test_weights_of_any_depth_there_and_back(depth, decoder_depth, whole, classe
 @given(st.integers(0, 120), st.integers(0, 12), st.integers(1, 7))
 def test_a_pattern_stands_for_its_numbers(first, more, width):
     names = [f'at/x-{i:0{width}d}.tar' for i in range(first, first + more + 1)]
-    assert expand(f'at/x-{{{first:0{width}d}..{first + more:0{width}d}}}.tar') == names
-    assert expand(f'{{00..01}}/{{{first:0{width}d}..{first:0{width}d}}}') == [f'{a}/{first:0{width}d}' for a in ('00', '01')]
-    assert expand(names[0]) == names[:1]
+    assert expand_shards(f'at/x-{{{first:0{width}d}..{first + more:0{width}d}}}.tar') == names
+    assert expand_shards(f'{{00..01}}/{{{first:0{width}d}..{first:0{width}d}}}') == [f'{a}/{first:0{width}d}' for a in ('00', '01')]
+    assert expand_shards(names[0]) == names[:1]
 
 letters = st.text('abz09_é', min_size=1, max_size=90)
 member = st.tuples(st.sampled_from(['', 'a/', 'a/b/', './']), letters, st.sampled_from([*image_endings, '.JPEG', '.cls', '.json', '.seg.png']), st.binary(max_size=1100))

@@ -25,7 +25,7 @@ def read_back(monkeypatch, images, cfg):
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise Captured
     monkeypatch.setattr(pretrain, 'load_images', lambda *_: images)
-    monkeypatch.setattr(engine, 'train', capture)
+    monkeypatch.setattr(engine, 'train_steps', capture)
     task = PretrainTask(cfg)
     with pytest.raises(Captured): next(engine.task_steps(task))
     return task, got
@@ -49,7 +49,7 @@ def test_table_8(name, monkeypatch, images):
     assert lr_of((warm + task.total_steps)/2) == pytest.approx(peak/2)
     assert lr_of(task.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(task.total_steps - 1) < 1e-5
     view = loader.view
-    assert view.scale == (0.2, 1.) and view.masks == 1 and view.reader == 'fast'
+    assert view.scale == (0.2, 1.) and view.masks == 1 and view.image_backend == 'fast'
     assert view.kind == dict(none='none', fixed='fixed_crop', color='color_jitter').get(name.split('_aug_')[-1], 'rand_crop')  # Table 1e
     assert view.flip == (name != 'paper_vit_large_aug_none')
     blocks = [*task.model.blocks, *task.model.decoder_blocks]
@@ -57,7 +57,7 @@ def test_table_8(name, monkeypatch, images):
     assert not any(isinstance(m, nn.Dropout) and m.p for m in task.model.modules())
     c = task.model.cfg
     assert c.mean == (0.485, 0.456, 0.406) and c.std == (0.229, 0.224, 0.225)
-    assert c.loss_on == ('all' if 'all_patches' in name else 'removed')
+    assert c.loss_on == ('all' if 'all_patches' in name else 'masked')
 
 @pytest.mark.parametrize('name', IMAGENET)
 def test_masks(name, monkeypatch, images):

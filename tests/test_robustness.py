@@ -10,10 +10,10 @@ from mae_nb.data.datasets import load_images
 from mae_nb.data.filelists import inat, listed_sets, places205, places365, read_list
 from mae_nb.data.images import FolderImages
 from mae_nb.evaluate.config import EvalConfig
-from mae_nb.evaluate.robustness import (alexnet_errors, evaluate_on, expected, find_corruptions, match_classes, mce,
-                                        protocols, wnids)
+from mae_nb.evaluate.robustness import (alexnet_errors, find_corruptions, imagenet_wnids, match_classes, mce, paper_table13,
+                                        protocols, run_eval)
 
-W = wnids()
+W = imagenet_wnids()
 HEN,COCK,OSTRICH = 8,7,9
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def birds(tmp_path):
     return tmp_path/'birds'
 
 def job(data, protocol='plain', **kw): return EvalConfig('model', data, protocol, device='cpu', **kw)
-def top1(cfg): return round(evaluate_on(cfg, say=lambda line: None)['top1'], 3)
+def top1(cfg): return round(run_eval(cfg, log=lambda line: None)['top1'], 3)
 
 # -- the protocols
 
@@ -58,7 +58,7 @@ def top1(cfg): return round(evaluate_on(cfg, say=lambda line: None)['top1'], 3)
 def test_restriction(model, birds, protocol, reader):
     "One of three is wrong anyway; another is wrong where an ostrich may be chosen."
     if protocol == 'plain': birds.rename(birds.parent/'val'); birds = birds.parent
-    assert top1(job(birds, protocol, reader=reader)) == (66.667 if protocol in ('imagenet-a', 'imagenet-r') else 33.333)
+    assert top1(job(birds, protocol, image_backend=reader)) == (66.667 if protocol in ('imagenet-a', 'imagenet-r') else 33.333)
 
 def test_sets_by_their_names(model, tmp_path):
     "ImageNetV2's folders are numbers, whose order as text means nothing; any subset is found by names."
@@ -74,19 +74,19 @@ def test_plain_folders_of_any_model(birds, tmp_path, monkeypatch):
     assert top1(job(tmp_path/'p')) == 100          # folders are in another order than the model's classes
     with pytest.raises(ValueError, match=f'{W[COCK]}.*its 3 are hen, cock, emu'): top1(job(birds, 'imagenet-a'))
     named.cfg.classes,lines = None,[]
-    evaluate_on(job(tmp_path/'p'), lines.append)    # no names: the order is taken for the same, and that is said
+    run_eval(job(tmp_path/'p'), lines.append)    # no names: the order is taken for the same, and that is said
     assert "the model's classes have no names" in lines[0]
     with pytest.raises(ValueError, match='3 classes, and their names are not known'): top1(job(birds, 'imagenet-a'))
 
 def test_few_classes_are_mentioned(model, birds):
     lines = []
-    got = evaluate_on(job(birds, 'imagenet-a'), lines.append)
+    got = run_eval(job(birds, 'imagenet-a'), lines.append)
     assert lines[0] == '2 classes, and imagenet-a has 200: not to be compared with published numbers'
     assert got['classes'] == 2 and got['images'] == 3 and lines[-1].startswith('imagenet-a: top-1 66.67 %')
 
 def test_no_classes(model, tmp_path):
     colour(tmp_path/'x.png', (0, 0, 0))
-    with pytest.raises(ValueError, match='no names of classes'): top1(job(tmp_path, 'imagenet-r'))
+    with pytest.raises(ValueError, match='no class names'): top1(job(tmp_path, 'imagenet-r'))
 
 def test_corrupted_images_are_not_resized(monkeypatch, tmp_path):
     "ImageNet-C's are cropped already: a border that a resize to 8/0.875 would cut off is seen."
@@ -98,7 +98,7 @@ def test_corrupted_images_are_not_resized(monkeypatch, tmp_path):
     (tmp_path/'fog'/'1'/W[HEN]).mkdir(parents=True)
     Image.fromarray(x[:8,:8]).save(tmp_path/'fog'/'1'/W[HEN]/'a.png')
     Image.fromarray(x).save(tmp_path/'fog'/'1'/W[HEN]/'b.png')
-    evaluate_on(job(tmp_path, 'imagenet-c', batch_size=1), lambda line: None)
+    run_eval(job(tmp_path, 'imagenet-c', batch_size=1), lambda line: None)
     assert torch.equal((seen[0][0]*255).round().byte(), torch.from_numpy(x[:8,:8]).permute(2, 0, 1))
     want = torch.from_numpy(np.array(Image.fromarray(x).resize((8, 8), Image.Resampling.BICUBIC))).permute(2, 0, 1)
     assert torch.equal((seen[1][0]*255).round().byte(), want)          # all of a larger image
@@ -132,25 +132,25 @@ def test_mce_of_folders(model, whole, tmp_path, monkeypatch):
         return dict(images=1, top1=100*(1 - alexnet_errors[dataset.path.parent.name]), top5=0., loss=0.)
     monkeypatch.setattr(robustness, 'evaluate', as_alexnet)
     lines = []
-    got = evaluate_on(job(whole, 'imagenet-c', output=tmp_path/'new'/'c.json'), lines.append)
+    got = run_eval(job(whole, 'imagenet-c', output=tmp_path/'new'/'c.json'), lines.append)
     assert got['mce'] == pytest.approx(100) and got['missing'] == [] and got['images'] == 75
     assert [a[:2] for a in asked] == [(c, str(s)) for c in alexnet_errors for s in range(1, 6)]
     assert {(tuple(a[2]), *a[3:]) for a in asked} == {((HEN,), False, 1.)}
-    assert 'not part of mCE, passed over: spatter' in lines and lines[-1] == 'mCE 100.00' and sum('not to be compared' in x for x in lines) == 1
+    assert 'not part of mCE, skipped: spatter' in lines and lines[-1] == 'mCE 100.00' and sum('not to be compared' in x for x in lines) == 1
     stored = json.loads((tmp_path/'new'/'c.json').read_text())
     assert stored['results']['mce'] == got['mce'] and stored['config']['protocol'] == 'imagenet-c' and len(stored['parts']) == 75
 
 def test_part_of_imagenet_c(model, whole, tmp_path):
     for c,s,rgb in ('fog', 1, (9, 0, 0)), ('fog', 2, (0, 9, 0)), ('jpeg_compression', 5, (9, 0, 0)): colour(tmp_path/c/str(s)/W[HEN]/'0.png', rgb)
     lines = []
-    got = evaluate_on(job(tmp_path, 'imagenet-c'), lines.append)
+    got = run_eval(job(tmp_path, 'imagenet-c'), lines.append)
     assert got['mce'] is None and got['errors'] == dict(fog=[0., 100.], jpeg_compression=[0.]) and len(got['missing']) == 72
     assert lines[-1].startswith('no mCE: 72 of 75 folders are missing (gaussian_noise/1')
     with pytest.raises(FileNotFoundError, match='no ImageNet-C in .*gaussian_noise.1'): find_corruptions(tmp_path/'fog')
 
 def test_expected_is_table_13():
-    assert expected['imagenet-c']['mae'] == dict(B=51.7, L=41.8, H=33.8, H448=36.8) and expected['imagenet-r']['supervised']['H'] == 50.3
-    assert all(len(v['mae']) == 4 and len(v['supervised']) == 3 for v in expected.values())
+    assert paper_table13['imagenet-c']['mae'] == dict(B=51.7, L=41.8, H=33.8, H448=36.8) and paper_table13['imagenet-r']['supervised']['H'] == 50.3
+    assert all(len(v['mae']) == 4 and len(v['supervised']) == 3 for v in paper_table13.values())
 
 # -- going on
 
@@ -166,48 +166,48 @@ def test_goes_on(model, tmp_path, monkeypatch):
     monkeypatch.setattr(robustness, 'evaluate', dies)
     out = tmp_path/'c.json'
     cfg = job(tmp_path/'c', 'imagenet-c', output=out)
-    with pytest.raises(KeyboardInterrupt): evaluate_on(cfg, lambda line: None)
+    with pytest.raises(KeyboardInterrupt): run_eval(cfg, lambda line: None)
     before = json.loads(out.read_text())
     assert list(before['parts']) == asked and before['results'] == {}
     asked.insert(0, 'so that it lives'); lines = []
-    got = evaluate_on(job(tmp_path/'c', 'imagenet-c', output=out, batch_size=7), lines.append)
-    assert len(asked) == len(set(asked)) == 16 and sum('not computed again' in x for x in lines) == 7
-    assert got == evaluate_on(job(tmp_path/'c', 'imagenet-c'), lambda line: None) and sum(map(sum, got['errors'].values())) == 0 and len(asked) == 31
+    got = run_eval(job(tmp_path/'c', 'imagenet-c', output=out, batch_size=7), lines.append)
+    assert len(asked) == len(set(asked)) == 16 and sum('skipped' in x for x in lines) == 7
+    assert got == run_eval(job(tmp_path/'c', 'imagenet-c'), lambda line: None) and sum(map(sum, got['errors'].values())) == 0 and len(asked) == 31
 
 @pytest.mark.parametrize('change,message', [
-    (dict(reader='fast'), "reader: now 'fast', before 'pil'"), (dict(protocol='imagenet-a'), "protocol: now 'imagenet-a'"), (dict(model='other'), "model: now 'other', before 'model'")])
+    (dict(image_backend='fast'), "image_backend: now 'fast', before 'pil'"), (dict(protocol='imagenet-a'), "protocol: now 'imagenet-a'"), (dict(weights='other'), "weights: now 'other', before 'model'")])
 def test_another_evaluations_file_is_refused(model, birds, tmp_path, change, message):
     out = tmp_path/'r.json'
-    first = evaluate_on(job(birds, 'imagenet-r', output=out), lambda line: None)
+    first = run_eval(job(birds, 'imagenet-r', output=out), lambda line: None)
     was = out.read_bytes()
-    with pytest.raises(ValueError, match=message): evaluate_on(EvalConfig(**dict(model='model', data=birds, protocol='imagenet-r', device='cpu', output=out) | change))
-    assert out.read_bytes() == was and evaluate_on(job(birds, 'imagenet-r', output=out), lambda line: None) == first
+    with pytest.raises(ValueError, match=message): run_eval(EvalConfig(**dict(weights='model', data=birds, protocol='imagenet-r', device='cpu', output=out) | change))
+    assert out.read_bytes() == was and run_eval(job(birds, 'imagenet-r', output=out), lambda line: None) == first
 
 def test_other_weights_are_refused(model, birds, tmp_path):
     cfg = job(birds, 'imagenet-r', output=tmp_path/'r.json')
-    evaluate_on(cfg, lambda line: None)
+    run_eval(cfg, lambda line: None)
     with torch.no_grad(): model.cls_token += 1
-    with pytest.raises(ValueError, match='weights: now [0-9a-f]{16}, before'): evaluate_on(cfg)
+    with pytest.raises(ValueError, match='weights hash: now [0-9a-f]{16}, before'): run_eval(cfg)
 
 @pytest.mark.parametrize('text,message', [('{"conf', 'r.json is damaged'), ('[]', 'no results of an evaluation'), ('{"config": {}}', 'no results')])
 def test_other_files_are_refused(model, birds, tmp_path, text, message):
     (tmp_path/'r.json').write_text(text)
-    with pytest.raises(ValueError, match=message): evaluate_on(job(birds, 'imagenet-r', output=tmp_path/'r.json'))
+    with pytest.raises(ValueError, match=message): run_eval(job(birds, 'imagenet-r', output=tmp_path/'r.json'))
     assert (tmp_path/'r.json').read_text() == text
 
-@pytest.mark.parametrize('change,message', [(dict(protocol='imagenet'), 'protocol must be one of'), (dict(model=None), 'model is needed'), (dict(reader='cv2'), 'reader must'),
-                                            (dict(crop_pct=1.5), 'crop_pct must be in'), (dict(batch_size=2.5), 'batch_size must be a whole number'), (dict(split='val'), 'split must')])
+@pytest.mark.parametrize('change,message', [(dict(protocol='imagenet'), 'protocol must be one of'), (dict(weights=None), 'weights is needed'), (dict(image_backend='cv2'), 'image_backend must'),
+                                            (dict(crop_pct=1.5), 'crop_pct must be in'), (dict(batch_size=2.5), 'batch_size must be an integer'), (dict(split='val'), 'split must')])
 def test_config_refuses(change, message):
-    with pytest.raises(ValueError, match=message): EvalConfig(**dict(model='m', data='d') | change)
+    with pytest.raises(ValueError, match=message): EvalConfig(**dict(weights='m', data='d') | change)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs gloo as Linux has it')
 def test_two_processes(model, birds, tmp_path):
-    alone = evaluate_on(job(birds, 'imagenet-r'), lambda line: None)
+    alone = run_eval(job(birds, 'imagenet-r'), lambda line: None)
     (tmp_path/'both.py').write_text(f'''import sys; sys.path.insert(0, {str(ROOT/"tests")!r})
 import test_robustness as t
 t.robustness.from_pretrained = lambda path, kind=None, device=None, ema=False: t.Colours()
-t.evaluate_on(t.job({str(birds)!r}, 'imagenet-r', output={str(tmp_path/"r.json")!r}))''')
+t.run_eval(t.job({str(birds)!r}, 'imagenet-r', output={str(tmp_path/"r.json")!r}))''')
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
     r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', str(tmp_path/'both.py')], env=env, capture_output=True, text=True, timeout=200)
     assert r.returncode == 0, r.stderr

@@ -2,7 +2,7 @@
 import pytest, torch
 from mae_nb.model.config import MAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
-from mae_nb.train.optim import make_adamw
+from mae_nb.train.optim import adamw
 from mae_nb.plots.images import show_reconstruction
 
 SMALL = dict(embed_dim=24, depth=2, num_heads=2, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
@@ -14,12 +14,12 @@ def test_step_encode_show(size, p, channels, norm_pix):
     torch.manual_seed(0)
     L = size[0]//p * (size[1]//p)
     model = MaskedAutoencoderViT(MAEConfig(img_size=size, patch_size=p, in_chans=channels, norm_pix_loss=norm_pix, **SMALL))
-    imgs,scores,opt = torch.rand(2, channels, *size), torch.rand(2, L), make_adamw(model, 1e-2)
+    imgs,scores,opt = torch.rand(2, channels, *size), torch.rand(2, L), adamw(model, 1e-2)
     before = model(imgs, 0.75, scores)
     assert before.pred.shape == (2, L, p*p*channels) and before.mask.sum(1).tolist() == [L - int(L*0.25)]*2
     before.loss.backward(); opt.step()
     assert model(imgs, 0.75, scores).loss < before.loss
-    enc = model.encode(imgs, want=['blocks.0', 'attn.1'])
+    enc = model.encode(imgs, return_intermediates=['blocks.0', 'attn.1'])
     assert enc.tokens.shape == (2, 1 + L, 24) and enc.maps.shape == (2, 24, *enc.grid)
     assert torch.equal(enc.tokens, model.encode(imgs).tokens)
     assert len(show_reconstruction(model, imgs).axes) == 8
@@ -40,9 +40,9 @@ def test_other_grid_than_the_stored():
     (lambda m: m(torch.rand(1, 3, 32, 32), mask_ratio=1.), 'mask_ratio must be in [0, 1), got 1.0'),
     (lambda m: m(torch.rand(1, 3, 32, 32), mask_ratio=-.1), 'got -0.1'),
     (lambda m: m(torch.rand(1, 3, 32, 32), mask_ratio=0.95), 'keeps none of 16 patches'),
-    (lambda m: m(torch.rand(1, 3, 32, 32), mask_ratio=0.), 'removes none of 16 patches'),
+    (lambda m: m(torch.rand(1, 3, 32, 32), mask_ratio=0.), 'masks none of 16 patches'),
     (lambda m: m(torch.rand(1, 3, 32, 32), scores=torch.rand(1, 15)), 'need scores (1, 16), got (1, 15)'),
-    (lambda m: m.encode(torch.rand(1, 3, 32, 32), want=['blocks.7']), "no intermediates ['blocks.7']")])
+    (lambda m: m.encode(torch.rand(1, 3, 32, 32), return_intermediates=['blocks.7']), "no intermediates ['blocks.7']")])
 def test_refusals(call, said):
     model = MaskedAutoencoderViT(MAEConfig(img_size=32, patch_size=8, **SMALL))
     with pytest.raises(ValueError) as e: call(model)

@@ -7,13 +7,13 @@ from mae_nb.weights import hub
 from mae_nb.cli import mae_convert
 from mae_nb.model.encoder import MAEEncoder
 from mae_nb.model.config import vit_sizes
-from mae_nb.weights.hub import fetch, find_weights, from_pretrained, official
+from mae_nb.weights.hub import download, from_pretrained, official, resolve_weights
 from mae_nb.model.config import ClassifierConfig, MAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.model.classifier import ViTClassifier
 from mae_nb.weights.config import ConvertConfig
 from mae_nb.weights.export import convert
-from mae_nb.weights.adapt import as_kind, build, fit, fit_channels, fit_patches, fit_positions
+from mae_nb.weights.adapt import adapt, adapt_input_channels, build_model, resample_patch_embed, resample_positions, select_part
 from mae_nb.weights.formats import from_hf, read_weights, to_hf
 
 transformers = pytest.importorskip('transformers')
@@ -51,10 +51,10 @@ def test_there_and_back(size, tmp_path):
     torch.save(dict(model=state), tmp_path/'full.pth')
     known = dict(num_heads=s['num_heads'], decoder_num_heads=16, norm_pix_loss=False)
     got = read_weights(tmp_path/'full.pth', **known)
-    same(build(got).state_dict(), state)
+    same(build_model(got).state_dict(), state)
     (tmp_path/'full.pth').unlink()
     same(from_hf(to_hf(state)), state)
-    e = encoder_of(model); same(from_hf(to_hf(e)), e); same(as_kind(got, 'encoder').state, e)
+    e = encoder_of(model); same(from_hf(to_hf(e)), e); same(select_part(got, 'encoder').state, e)
     t = timm.create_model('vit_base_patch16_224', num_classes=0, **{k: v for k,v in s.items()})
     t.load_state_dict(e); same(t.state_dict(), e)
     c = ClassifierConfig(**s, num_classes=1000); head = ViTClassifier(c).state_dict()
@@ -87,7 +87,7 @@ def written_by_them(small, where, layout):
 def test_files_of_the_libraries(layout, small, tmp_path):
     "What transformers and timm write, loads; and scores the same images the same."
     path,theirs = written_by_them(small, tmp_path, layout)
-    ours = from_pretrained(path, say=quiet, **(dict(num_heads=4) if layout.startswith('timm') else {}))
+    ours = from_pretrained(path, log=quiet, **(dict(num_heads=4) if layout.startswith('timm') else {}))
     x,noise = torch.randn(2, 3, 32, 32),torch.rand(2, 16)
     with torch.no_grad():
         if layout == 'hf_encoder':
@@ -112,7 +112,7 @@ def test_hugging_face_reads_ours(kind, small, home, tmp_path):
     assert not any(info.values()), info
     same({k: v for k,v in from_hf(theirs.state_dict()).items()}, small.state_dict() if kind == 'autoencoder' else encoder_of(small))
     assert theirs.config.layer_norm_eps == 1e-6 and ViTImageProcessor.from_pretrained(out).size['height'] == 32
-    same(from_pretrained(out, say=quiet).state_dict(), small.state_dict() if kind == 'autoencoder' else encoder_of(small))
+    same(from_pretrained(out, log=quiet).state_dict(), small.state_dict() if kind == 'autoencoder' else encoder_of(small))
 
 @pytest.mark.parametrize('pool,bn', [('avg', False), ('token', False), ('token', True)])
 def test_timm_reads_ours(pool, bn, tmp_path):
@@ -149,7 +149,7 @@ def test_timm_reads_our_encoder(small, home, tmp_path):
 def test_convert_loses_nothing(to, small, home, tmp_path):
     "Everything that is known of the model comes back: shapes, heads, target, normalisation."
     out = convert(ConvertConfig(source=home/'small', output=tmp_path/'x', to=to), quiet)
-    back = from_pretrained(out/'model.pth' if to == 'official' else out, say=quiet)
+    back = from_pretrained(out/'model.pth' if to == 'official' else out, log=quiet)
     same(back.state_dict(), small.state_dict())
     assert back.cfg == small.cfg
 
@@ -165,27 +165,27 @@ def official_interpolation(table, new):
 @pytest.mark.parametrize('grid', [(14, 20), (28, 28), (7, 7)])
 def test_positions_as_the_release(grid):
     table = torch.randn(1, 197, 32)
-    assert torch.equal(fit_positions(table, (14, 14), grid), official_interpolation(table, grid))
+    assert torch.equal(resample_positions(table, (14, 14), grid), official_interpolation(table, grid))
 
 def test_patches_and_channels():
     "A patch that is enlarged is embedded as before; a grey patch as its RGB was."
     kernel = torch.randn(8, 3, 8, 8)
-    large,patch = fit_patches(kernel, 16),torch.randn(5, 3, 8, 8)
+    large,patch = resample_patch_embed(kernel, 16),torch.randn(5, 3, 8, 8)
     grown = F.interpolate(patch, (16, 16), mode='bicubic', antialias=True)
     torch.testing.assert_close(F.conv2d(grown, large).flatten(1), F.conv2d(patch, kernel).flatten(1), atol=1e-3, rtol=1e-3)
     grey = torch.randn(5, 1, 8, 8)
-    torch.testing.assert_close(F.conv2d(grey, fit_channels(kernel, 1)), F.conv2d(grey.expand(-1, 3, -1, -1), kernel), atol=1e-4, rtol=1e-4)
-    assert torch.equal(fit_channels(kernel, 6)[:,3:], kernel/2)
-    with pytest.raises(ValueError, match='have 1'): fit_channels(kernel[:,:1], 3)
+    torch.testing.assert_close(F.conv2d(grey, adapt_input_channels(kernel, 1)), F.conv2d(grey.expand(-1, 3, -1, -1), kernel), atol=1e-4, rtol=1e-4)
+    assert torch.equal(adapt_input_channels(kernel, 6)[:,3:], kernel/2)
+    with pytest.raises(ValueError, match='have 1'): adapt_input_channels(kernel[:,:1], 3)
 
 def test_fit_only_when_asked(home, tmp_path):
-    w = as_kind(read_weights(home/'small'), 'encoder')
-    assert fit(w) is w
-    new = fit(w, img_size=(32, 64), patch_size=16, in_chans=1)
+    w = select_part(read_weights(home/'small'), 'encoder')
+    assert adapt(w) is w
+    new = adapt(w, img_size=(32, 64), patch_size=16, in_chans=1)
     assert new.state['pos_embed'].shape == (1, 1 + 2*4, 48) and new.state['patch_embed.proj.weight'].shape == (48, 1, 16, 16) and len(new.notes) == 4
-    assert from_pretrained(home/'small', 'encoder', img_size=48, say=quiet).encode(torch.randn(1, 3, 48, 48)).tokens.shape == (1, 37, 48)
-    with pytest.raises(ValueError, match='is an autoencoder'): from_pretrained(home/'small', img_size=48, say=quiet)
-    with pytest.raises(ValueError, match='patch'): fit(w, img_size=33)
+    assert from_pretrained(home/'small', 'encoder', img_size=48, log=quiet).encode(torch.randn(1, 3, 48, 48)).tokens.shape == (1, 37, 48)
+    with pytest.raises(ValueError, match='is an autoencoder'): from_pretrained(home/'small', img_size=48, log=quiet)
+    with pytest.raises(ValueError, match='patch'): adapt(w, img_size=33)
 
 # -- refusals
 
@@ -215,36 +215,36 @@ def spoil(home, where, how):
     ('code', 'nothing else is unpickled'), ('plain pickle', 'nothing else is unpickled'), ('numbers', 'no dictionary of tensors'), ('extra', 'more.weight'),
     ('missing', 'blocks.1.norm1.bias'), ('width', r'blocks.1.norm1.bias.*47'), ('foreign', 'no encoder in it'), ('extra hf', 'pooler.weight'), ('half qkv', 'needs query, key and value')])
 def test_spoilt_files(how, says, home, tmp_path):
-    with pytest.raises(ValueError, match=f'(?s)x.(pth|safetensors).*{says}'): from_pretrained(spoil(home, tmp_path, how), num_heads=4, say=quiet)
+    with pytest.raises(ValueError, match=f'(?s)x.(pth|safetensors).*{says}'): from_pretrained(spoil(home, tmp_path, how), num_heads=4, log=quiet)
     assert not (tmp_path/'executed').exists()
 
 @pytest.mark.parametrize('name,kw,error,says', [
     ('encoder.pth', dict(num_heads=4, kind='autoencoder'), ValueError, 'no decoder in it, so it cannot predict pixels'),
     ('encoder.pth', dict(num_heads=4, kind='classifier'), ValueError, 'no head: make one with mae_finetune'),
-    ('encoder.pth', {}, ValueError, 'does not tell num_heads'),
-    ('full.pth', dict(num_heads=4), ValueError, 'does not tell decoder_num_heads'),
-    ('full.pth', dict(num_heads=4, decoder_num_heads=4), ValueError, 'does not tell norm_pix_loss.*_full'),
-    ('small', dict(norm_pix_loss=True), ValueError, 'says norm_pix_loss=False, and True was asked for'),
-    ('small', dict(ema=True), FileNotFoundError, 'kept no moving average'),
-    ('full.pth', dict(ema=True), ValueError, 'is a file'),
+    ('encoder.pth', {}, ValueError, 'does not store num_heads'),
+    ('full.pth', dict(num_heads=4), ValueError, 'does not store decoder_num_heads'),
+    ('full.pth', dict(num_heads=4, decoder_num_heads=4), ValueError, 'does not store norm_pix_loss.*_full'),
+    ('small', dict(norm_pix_loss=True), ValueError, 'has norm_pix_loss=False, but True was requested'),
+    ('small', dict(use_ema=True), FileNotFoundError, 'has no EMA weights'),
+    ('full.pth', dict(use_ema=True), ValueError, 'is a file'),
     ('small', dict(kind='decoder'), ValueError, "kind must be .* got 'decoder'"),
     ('small', dict(colour=3), ValueError, 'colour'),
     ('nosuch/thing/here.pth', {}, FileNotFoundError, 'no such file or folder')])
 def test_wrong_questions(name, kw, error, says, home):
-    with pytest.raises(error, match=f'(?s){says}'): from_pretrained(home/name, say=quiet, **kw)
+    with pytest.raises(error, match=f'(?s){says}'): from_pretrained(home/name, log=quiet, **kw)
 
 def test_names():
-    with pytest.raises(FileNotFoundError, match='did you mean mae_pretrain_vit_base'): find_weights('mae_pretrain_vit_bse', quiet)
-    with pytest.raises(FileNotFoundError, match='did you mean vit_base_patch16_224.mae'): find_weights('vit_base_patch16_224', quiet)
+    with pytest.raises(FileNotFoundError, match='did you mean mae_pretrain_vit_base'): resolve_weights('mae_pretrain_vit_bse', quiet)
+    with pytest.raises(FileNotFoundError, match='did you mean vit_base_patch16_224.mae'): resolve_weights('vit_base_patch16_224', quiet)
     assert len(official) == 13 and sum(k.md5 is not None for k in official.values()) == 6
     assert official['mae_pretrain_vit_base_full'].norm_pix_loss and official['mae_visualize_vit_large'].norm_pix_loss is False
-    assert find_weights('fashion_nano', quiet)[0].is_dir()
+    assert resolve_weights('fashion_nano', quiet)[0].is_dir()
 
 def test_official_file_name_tells_the_target(home, tmp_path):
     "A file that bears an official name was trained as that name says."
     for name,target in ('mae_pretrain_vit_base_full', True), ('mae_visualize_vit_large', False):
         shutil.copy(home/'full.pth', tmp_path/f'{name}.pth')
-        assert from_pretrained(tmp_path/f'{name}.pth', num_heads=4, decoder_num_heads=4, say=quiet).cfg.norm_pix_loss is target
+        assert from_pretrained(tmp_path/f'{name}.pth', num_heads=4, decoder_num_heads=4, log=quiet).cfg.norm_pix_loss is target
 
 # -- fetched
 
@@ -274,27 +274,27 @@ def test_download_that_broke_off_is_begun_again(server, tmp_path):
     "Without a checksum, too; and a file that is replaced meanwhile is never mixed with the old one."
     url,source = server
     Shelf.cut = True
-    with pytest.raises(FileNotFoundError, match='the connection broke: 3000000 bytes are missing'): fetch(url, tmp_path/'cache')
+    with pytest.raises(FileNotFoundError, match='the connection broke: 3000000 bytes are missing'): download(url, tmp_path/'cache')
     assert {p.suffix for p in (tmp_path/'cache').iterdir()} == {'.lock'}
     source.write_bytes(os.urandom(4_000_000))
-    path = fetch(url, tmp_path/'cache')
+    path = download(url, tmp_path/'cache')
     assert path.read_bytes() == source.read_bytes()
-    assert fetch(url, tmp_path/'cache', hub.checksum(source)[:6]) == path and Shelf.asked == 2  # it is there
+    assert download(url, tmp_path/'cache', hub.checksum(source)[:6]) == path and Shelf.asked == 2  # it is there
 
 def test_download_of_two_files_with_one_name(server, tmp_path):
     url,source = server
     for who in 'alice', 'bob':
         (source.parent/who).mkdir()
         (source.parent/who/'w.pth').write_bytes(who.encode())
-    alice,bob = [fetch(url.replace('w.pth', f'{who}/w.pth'), tmp_path/'cache') for who in ('alice', 'bob')]
+    alice,bob = [download(url.replace('w.pth', f'{who}/w.pth'), tmp_path/'cache') for who in ('alice', 'bob')]
     assert (alice.read_bytes(), bob.read_bytes(), alice.suffix) == (b'alice', b'bob', '.pth')
 
 def test_wrong_checksum(server, tmp_path):
     url,source = server
-    with pytest.raises(ValueError, match='checksum is .*123456... was published. Fetch it again'): fetch(url, tmp_path/'cache', '123456')
+    with pytest.raises(ValueError, match='checksum is .*123456... was published. Fetch it again'): download(url, tmp_path/'cache', '123456')
     assert {p.suffix for p in (tmp_path/'cache').iterdir()} == {'.lock'}
-    fetch(url, tmp_path/'cache')
-    with pytest.raises(ValueError, match='Remove it'): fetch(url, tmp_path/'cache', '123456')
+    download(url, tmp_path/'cache')
+    with pytest.raises(ValueError, match='Remove it'): download(url, tmp_path/'cache', '123456')
 
 @pytest.mark.parametrize('name', ['mae_visualize_vit_large', 'facebook/vit-mae-base', 'vit_base_patch16_224.mae'])
 def test_no_network(name, tmp_path, monkeypatch):
@@ -306,7 +306,7 @@ def test_no_network(name, tmp_path, monkeypatch):
     monkeypatch.setattr(hub.urllib.request, 'urlopen', unreachable)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_download', offline)
     said = []
-    with pytest.raises(FileNotFoundError, match='Without a network'): from_pretrained(name, say=said.append)
+    with pytest.raises(FileNotFoundError, match='Without a network'): from_pretrained(name, log=said.append)
     assert 'CC BY-NC' in said[0]
 
 # -- the command

@@ -11,7 +11,7 @@ os.environ.setdefault('TQDM_DISABLE', '1')
 from mae_nb.cli import mae_pretrain  # imported once: each run is a fork of this process
 
 STEPS,SAVE_EVERY = 120,7
-JOB = ['--max_steps', STEPS, '--batch_size', 16, '--save_every', SAVE_EVERY, '--log_every', 3, '--ema', 0.9, '--device', 'cpu', '--resume', 'auto']
+JOB = ['--max_steps', STEPS, '--batch_size', 16, '--save_every', SAVE_EVERY, '--log_every', 3, '--ema_decay', 0.9, '--device', 'cpu', '--resume', 'auto']
 
 def start(run, seed):
     "A run in a process of its own: its id."

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 from ..core.files import save_json
-from ..core.device import autocast, machine
+from ..core.device import autocast, environment
 from ..model.config import imagenet_mean, imagenet_std
-from ..train.optim import make_adamw
-from ..train.log import Meter
+from ..train.optim import adamw
+from ..train.log import Throughput
 from ..train.engine import task_steps
 from ..tasks.pretrain import PretrainTask
 from ..tasks.config import PretrainConfig
@@ -26,7 +26,7 @@ from .loading import imagefolder_baseline, make_jpegs
 # %% ../../nbs/7_engine/50f_bench_end2end.ipynb #d02500d1
 def _our_steps(b, task):
     "Steps as `mae_pretrain` does them; the fraction of the time that was spent waiting for images."
-    meter = Meter(task.dist.device)
+    meter = Throughput(task.dist.device)
     *_,last = task_steps(task, meter=meter)
     last['loss'].tolist()  # waits for the device
     return meter.read(b.steps*b.batch_size)['data']
@@ -35,7 +35,7 @@ def _plain_steps(b, task, folder):
     "The same with `ImageFolder` and a loop of a few lines."
     device = task.dist.device
     model = task.model
-    meter,optimizer = Meter(device),make_adamw(model, 1e-4, 0.05)
+    meter,optimizer = Throughput(device),adamw(model, 1e-4, 0.05)
     loader = DataLoader(imagefolder_baseline(folder, model.cfg.img_size[0]), b.batch_size, shuffle=True, drop_last=True,
                         num_workers=b.num_workers, pin_memory=device.type == 'cuda')
     forever = (batch for _ in range(10**6) for batch in loader)
@@ -53,10 +53,10 @@ def bench_end2end(
     b:EndToEndBench, # What to measure
     log=print, # Called with lines of text
 )->list: # A row per way of loading: `images_per_s`, `data` (fraction of the time waiting for images), `speedup`
-    "Measure pre-training as `mae_pretrain` does it, beside the same model fed by `ImageFolder`."
+    "Measure pre-training as in `mae_pretrain`, compared with the same model fed by `ImageFolder`."
     with tempfile.TemporaryDirectory() as here:
         cfg = PretrainConfig(
-            data=here, model=b.model, mean=imagenet_mean, std=imagenet_std, crop_min=0.2, epochs=10**6,
+            data=here, model=b.model, mean=imagenet_mean, std=imagenet_std, crop_scale_min=0.2, epochs=10**6,
             max_steps=b.steps, batch_size=b.batch_size, num_workers=b.num_workers, precision=b.precision,
             device=b.device)
         log(f'{b.images} JPEGs are made, then {b.rounds} rounds of {b.steps} steps on either side')
@@ -88,11 +88,11 @@ def bench(
     name:str, # One of `benches`
     cfg, # Its settings
     log=print, # Called with lines of text
-)->dict: # `benchmark`, `settings`, `machine`, `result`
+)->dict: # `benchmark`, `settings`, `environment`, `result`
     "Run a benchmark; write it to `output`, if there is one, with its settings and its machine."
     run = _runner(name)
     settings = {k: v for k,v in asdict(cfg).items() if k != 'output'}
-    found = dict(benchmark=name, settings=settings, machine=machine(getattr(cfg, 'device', None)), result=run(cfg, log))
+    found = dict(benchmark=name, settings=settings, machine=environment(getattr(cfg, 'device', None)), result=run(cfg, log))
     if cfg.output:
         save_json(found, Path(cfg.output))
         log(f'written  {cfg.output}')

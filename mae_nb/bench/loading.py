@@ -13,12 +13,12 @@ import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from ..core.rng import sample_generator
+from ..core.rng import sample_rng
 from ..model.config import imagenet_mean, imagenet_std
-from ..data.images import FolderImages, decode, decode_with
+from ..data.images import FolderImages, decode, decoder_names
 from ..data.shards import ShardImages
 from ..data.datasets import photo, photo_names
-from ..data.augment import TrainView, crop_box, crop_resize
+from ..data.augment import PretrainDataset, crop_resize, random_resized_crop_box
 from ..data.loader import train_loader
 from ..data.config import PackConfig
 from ..data.pack import pack
@@ -62,12 +62,12 @@ def make_jpegs(
 def imagefolder_baseline(
     folder, # Class folders of images
     size:int=224, # Image side for the model, in pixels
-    crop_min:float=0.2, # Smallest fraction of the area
+    crop_scale_min:float=0.2, # Smallest fraction of the area
 ):  # `ImageFolder` with the transforms of the official pre-training
     "Make the data set that most people start with: Pillow, float tensors, normalised in the worker processes."
     from torchvision import datasets, transforms as T
     return datasets.ImageFolder(folder, T.Compose([
-        T.RandomResizedCrop(size, (crop_min, 1.), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip(),
+        T.RandomResizedCrop(size, (crop_scale_min, 1.), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip(),
         T.ToTensor(), T.Normalize(imagenet_mean, imagenet_std)]))
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #5c9b3590
@@ -77,7 +77,7 @@ def pixel_bounds(
     most:int=100, # Images to look at
 )->dict: # Differences in grey levels, 0 to 255: `mean`, `max`; `above_1`, `above_4`: fraction of larger ones
     "Compare the fast way with Pillow's, the same boxes of the same images."
-    fast,exact = (TrainView(dataset, size, 1, reader=r) for r in ('fast', 'pil'))
+    fast,exact = (PretrainDataset(dataset, size, 1, image_backend=r) for r in ('fast', 'pil'))
     pairs = [(fast[0, i][0].int(), exact[0, i][0].int()) for i in range(min(most, len(dataset)))]
     d = torch.stack([(a - b).abs() for a,b in pairs]).float()
     above = {f'above_{n}': (d > n).float().mean().item() for n in (1, 4)}
@@ -86,8 +86,8 @@ def pixel_bounds(
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #b0f99c2c
 def _random_numbers(key):
     "What a sample draws: a box, a flip, the scores of a mask."
-    g = sample_generator(0, *key)
-    return crop_box((375, 500), (0.2, 1.), g), torch.rand((), generator=g), torch.rand(196, generator=g)
+    g = sample_rng(0, *key)
+    return random_resized_crop_box((375, 500), (0.2, 1.), g), torch.rand((), generator=g), torch.rand(196, generator=g)
 
 def stages(
     dataset:FolderImages, # Images
@@ -99,7 +99,7 @@ def stages(
     ids = range(min(most, len(dataset)))
     data = [dataset.read(i) for i in ids]
     imgs = [decode(d) for d in data]
-    boxes = [crop_box(img.shape[1:], (0.2, 1.), sample_generator(0, 0, i)) for i,img in enumerate(imgs)]
+    boxes = [random_resized_crop_box(img.shape[1:], (0.2, 1.), sample_rng(0, 0, i)) for i,img in enumerate(imgs)]
     small = [crop_resize(img, box, size) for img,box in zip(imgs, boxes)]
     sides = {'read the file': lambda: [dataset.read(i) for i in ids],
              'decode': lambda: [decode(d) for d in data],
@@ -117,8 +117,8 @@ def _ways(b, here):
     folder = FolderImages(f'{here}/jpegs')
     shards,small = (ShardImages(f'{here}/{name}/train-*.tar') for name in ('shards', 'small'))
     baseline = DataLoader(imagefolder_baseline(f'{here}/jpegs'), b.batch_size, shuffle=True, num_workers=b.num_workers)
-    def ours(data, reader='fast'):
-        view = TrainView(data, (224, 224), 196, reader=reader)
+    def ours(data, image_backend='fast'):
+        view = PretrainDataset(data, (224, 224), 196, image_backend=image_backend)
         batches = train_loader(view, b.batch_size, b.passes, b.num_workers, reuse=True)
         return lambda: [None for _ in batches]
     return {'ImageFolder, Pillow, float': lambda: [None for _ in range(b.passes) for _ in baseline],
@@ -160,4 +160,4 @@ def bench_loader(
         folder = FolderImages(f'{here}/jpegs')
         pixels = pixel_bounds(folder)
         log(f"pixels: fast against Pillow, mean {pixels['mean']:.3f}, max {pixels['max']} grey levels apart")
-        return dict(rows=rows, pixels=pixels, stages=stages(folder), kilobytes=kb, decoders=decode_with())
+        return dict(rows=rows, pixels=pixels, stages=stages(folder), kilobytes=kb, decoders=decoder_names())

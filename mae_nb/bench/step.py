@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from ..core.device import autocast, gpu_peak, pick_device
+from ..core.device import autocast, peak_flops, resolve_device
 from ..model.config import grid_size, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..model.cost import forward_flops
-from ..model.kernels import pick_attention, pick_linear
+from ..model.kernels import set_fused_attention, use_onednn_linear
 from .config import StepBench
 from .timing import precisions_to_time, ratio, time_alternating
 
@@ -88,7 +88,7 @@ def _sides(b, cfg, imgs, scores, precision, compiled):
     "A training step of each side on the same images and masks, its model and its optimiser."
     device = imgs.device
     ours,torchs = (MaskedAutoencoderViT(cfg).to(device) for _ in range(2))
-    pick_linear(pick_attention(ours, device, precision), device)
+    use_onednn_linear(set_fused_attention(ours, device, precision), device)
     hf,eager = (hf_counterpart(ours, kernel) for kernel in ('sdpa', 'eager'))
     for m in (hf, eager): m.config.mask_ratio = b.mask_ratio
     def masked_only(m): return m(imgs, b.mask_ratio, scores, True).loss
@@ -110,7 +110,7 @@ def _row(b, cfg, sides, precision, compiled, device):
     s = {k: float(np.median(v)) for k,v in seen.items()}
     flops = 3*forward_flops(cfg, b.mask_ratio)*b.batch_size/s['ours']
     is_16_bit = device.type == 'cuda' and precision != 'fp32'
-    peak = gpu_peak(torch.cuda.get_device_name(device)) if is_16_bit else None
+    peak = peak_flops(torch.cuda.get_device_name(device)) if is_16_bit else None
     return dict(precision=precision, compiled=compiled, seconds=s,
                 same_kernels=ratio(seen['torch_kernels'], seen['hf']), ratio=ratio(seen['ours'], seen['hf']),
                 **{f'to_{k}': ratio(seen['ours'], seen[k]) for k in seen if k != 'ours'},
@@ -122,7 +122,7 @@ def bench_step(
     log=print, # Called with lines of text
 )->list: # A row per precision; `ratio`: our time over Hugging Face's; `same_kernels`: with torch's own on both sides
     "Measure training steps with fused AdamW: ours and Hugging Face's, with torch's own kernels and with others."
-    device = pick_device(b.device)
+    device = resolve_device(b.device)
     torch.manual_seed(0)
     cfg = mae_config(b.model)
     h,w = grid_size(cfg.img_size, cfg.patch_size)

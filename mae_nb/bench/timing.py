@@ -84,7 +84,7 @@ def precisions_to_time(
 
 # %% ../../nbs/7_engine/50b_bench_timing.ipynb #0ff627cc
 def made_on(
-    stored:dict, # A stored result: `machine` is used
+    stored:dict, # A stored result: `environment` is used
     *libraries:str, # Names of packages whose versions matter
     threads:int=None, # Threads of a process; the stored number if not given
 )->str:

@@ -10,19 +10,19 @@ from contextlib import nullcontext
 from functools import partial
 import numpy as np, torch
 from tqdm.auto import tqdm
-from ..core.device import autocast, pick_device
-from ..model.masking import mask_from_scores, num_keep, take_patches
+from ..core.device import autocast, resolve_device
+from ..model.masking import gather_patches, mask_from_scores, num_keep
 from ..model.mae import MaskedAutoencoderViT
 from ..model.config import mae_config
 from ..model.positions import positions_for
-from ..model.kernels import pick_attention, pick_linear
+from ..model.kernels import set_fused_attention, use_onednn_linear
 from .config import TokensBench
 from .timing import precisions_to_time, ratio, time_alternating
 from .step import count_flops
 
 # %% ../../nbs/7_engine/50d_bench_tokens.ipynb #36fb5b90
 def with_mask_tokens(
-    model:MaskedAutoencoderViT, # Its own mask token isn't needed: the decoder gets a token for every place
+    model:MaskedAutoencoderViT, # Its own mask token is not used: the decoder gets a token for every patch
     token, # A mask token of the encoder's width, `(1, 1, D)`
     imgs, # `(B, C, H, W)`
     mask_ratio:float, # Fraction of patches to mask
@@ -37,9 +37,9 @@ def with_mask_tokens(
     x = torch.cat([x[:,:1], torch.where(masked, (token + pos[:,1:]).to(x.dtype), x[:,1:])], dim=1)
     y = model.decoder_embed(model.norm(model.blocks(x)))
     y = y + positions_for(model.decoder_pos_embed, model.decoder_grid, grid)
-    y = take_patches(model.decoder_blocks(y)[:,1:], m.ids_remove)
+    y = gather_patches(model.decoder_blocks(y)[:,1:], m.ids_masked)
     pred = model.decoder_pred(model.decoder_norm(y))
-    return (pred - model.target(take_patches(patches, m.ids_remove))).square().mean()
+    return (pred - model.target(gather_patches(patches, m.ids_masked))).square().mean()
 
 # %% ../../nbs/7_engine/50d_bench_tokens.ipynb #e0de3b47
 def _passes(model, batch_size, mask_ratio, precision):
@@ -63,7 +63,7 @@ def _with_and_without(b, device, mask_ratio=0.75, **changes):
     with torch.device('meta'): uncomputed = MaskedAutoencoderViT(cfg)
     flops = {k: count_flops(go) for k,go in _passes(uncomputed, 1, mask_ratio, None).items()}
     model = MaskedAutoencoderViT(cfg).to(device)
-    pick_linear(pick_attention(model, device, b.precision), device)
+    use_onednn_linear(set_fused_attention(model, device, b.precision), device)
     seen = time_alternating(_passes(model, b.batch_size, mask_ratio, b.precision), b.rounds, device)
     L = model.grid[0]*model.grid[1]
     return dict(img_size=cfg.img_size[0], decoder_depth=cfg.decoder_depth, mask_ratio=mask_ratio,
@@ -78,7 +78,7 @@ def bench_tokens(
     log=print, # Called with lines of text
 )->list: # A row per setting; `time`, `flops`: a forward and backward pass with mask tokens over one without
     "Measure forward and backward passes with and without mask tokens in the encoder."
-    device = pick_device(b.device)
+    device = resolve_device(b.device)
     precisions_to_time(b.precision, device, log)  # warns where bf16 is slow
     rows,settings = [],b.settings()
     log(f'{len(settings)} settings, {b.rounds} rounds each, {b.model}, batch {b.batch_size}, {b.precision}')

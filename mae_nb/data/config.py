@@ -17,20 +17,20 @@ class PackConfig:
     data:str # folder of images, other shards, or hf:NAME
     output_dir:str # folder for the shards; one that was begun is continued
     split:Literal['train', 'test'] = 'train' # part of the data
-    data_root:str|None = None # where Hugging Face keeps its sets
+    data_root:str|None = None # cache folder of Hugging Face data sets
     shard_images:int = 8000 # images per shard: about 1 GB of ImageNet
     short_side:int|None = None # shrink images whose short side is longer, in pixels; as they are if not given
     quality:int = 95 # JPEG quality of those that were shrunk
     shuffle:bool = True # in random order, so that sequential reading sees a mixture
     seed:int = 0 # of that order
-    max_corrupt:int = 100 # images that cannot be read are named and left out; more than so many stop the work
+    max_bad_images:int = 100 # unreadable images are named and left out; more than this many stop the packing
     num_workers:int = 0 # data-loader workers; 0 works in the main process
 
     def __post_init__(self):
         for k in ('data', 'output_dir'):
             if not getattr(self, k): raise ValueError(f'{k} is needed: mae_data pack --data FOLDER --output_dir SHARDS')
         to_text(self, 'data', 'output_dir')
-        check_fields(self, dict(shard_images=1, short_side=1, quality=1, max_corrupt=0, num_workers=0, seed=0))
+        check_fields(self, dict(shard_images=1, short_side=1, quality=1, max_bad_images=0, num_workers=0, seed=0))
         if self.quality > 100: raise ValueError(f'quality must be at most 100, got {self.quality}')
 
 # %% ../../nbs/3_training/11a_data_config.ipynb #f17f44d6
@@ -39,7 +39,7 @@ class DatasetConfig:
     "A data set to read once."
     data:str = 'fashion' # as for mae_pretrain
     split:Literal['train', 'test'] = 'train' # part of the data
-    data_root:str|None = None # where torchvision or Hugging Face keep their sets
+    data_root:str|None = None # cache folder of torchvision or Hugging Face data sets
     num_workers:int = 0 # data-loader workers; 0 reads in the main process
 
     def __post_init__(self):

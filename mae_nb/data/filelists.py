@@ -10,20 +10,20 @@ import json, os, re
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from .images import EncodedImages, read_bytes
+from .images import EncodedImageDataset, read_bytes
 
 # %% ../../nbs/3_training/11b_lists.ipynb #9d39e8e9
-class ListedImages(EncodedImages):
-    "Images that a list names, in its order."
+class ListedImages(EncodedImageDataset):
+    "Images of an annotation file, in its order."
     def __init__(self,
         files, # Paths, relative to `root`
         labels, # Class number of each
         root, # Folder of the images
         classes=None, # Class names, by number
-        upright:bool=False, # Turn images as their EXIF orientation says?
+        exif_transpose:bool=False, # Apply the EXIF orientation?
     ):
-        self.root,self.upright,self.classes = Path(root),upright,None if classes is None else tuple(classes)
-        self.files = np.array([os.fsencode(f) for f in files])  # one block of memory, which loading processes share
+        self.root,self.exif_transpose,self.classes = Path(root),exif_transpose,None if classes is None else tuple(classes)
+        self.files = np.array([os.fsencode(f) for f in files])  # one memory block, shared by the data-loader workers
         self.labels = torch.as_tensor(np.asarray(labels, np.int64))
         if not len(self.files): raise ValueError(f'no images are listed for {root}')
         if len(self.labels) != len(self.files): raise ValueError(f'{len(self.files)} images, but {len(self.labels)} labels')
@@ -36,9 +36,9 @@ class ListedImages(EncodedImages):
 
 # %% ../../nbs/3_training/11b_lists.ipynb #9286de1a
 def read_list(
-    path, # Text file of lines `path label`; a comma may stand for the space
+    path, # Text file with lines `path label`, separated by a space or a comma
 )->tuple[list,list]: # Paths, without a slash before them, and class numbers
-    "Read a list of images: what stands behind the last space or comma of a line is the class number."
+    "Read a list of images: the class index follows the last space or comma of a line."
     found,line_form = [],re.compile(r'/*(.*[^\s,])[\s,]+(\d+)')
     try: lines = Path(path).read_text().splitlines()
     except UnicodeDecodeError as e: raise ValueError(f'{path} is no text file: {e}') from e
@@ -67,7 +67,7 @@ def _listed(root, *names):
     raise FileNotFoundError(f'no {" or ".join(names)} in {root}')
 
 def _base(root, first, *folders):
-    "The first of these folders in which a file is: a look at one image tells whether a list and a folder belong together."
+    "The first of these folders that contains a file: checking one image shows whether a list matches a folder."
     for f in folders:
         if (root/f/first).is_file(): return root/f
     raise FileNotFoundError(f'no image {first}, the first of the list, in {root}: looked below {", ".join(map(repr, folders))}')
@@ -77,7 +77,7 @@ def inat(
     year:int, # 2017, 2018 or 2019
     split:str, # `'train'`, or `'test'`: the official validation part
     root, # Folder of `train2018.json` and `val2018.json`; images lie where these say, relative to it
-    upright:bool=False, # Turn images as their EXIF orientation says?
+    exif_transpose:bool=False, # Apply the EXIF orientation?
 )->ListedImages: # Classes in the order of their ids in `categories`
     "Load an iNaturalist set by its official lists (github.com/visipedia/inat_comp: COCO's format, with one class per image)."
     path = _listed(Path(root), f'{"train" if split == "train" else "val"}{year}.json')
@@ -90,7 +90,7 @@ def inat(
     if bare := [m for m in images if m not in label]: raise ValueError(f'{path} has {len(bare)} images without annotation, like image {bare[0]}')
     files = list(images.values())
     if files: _base(Path(root), files[0], '.')
-    return ListedImages(files, [label[m] for m in images], root, [names[c] for c in number], upright)
+    return ListedImages(files, [label[m] for m in images], root, [names[c] for c in number], exif_transpose)
 
 # %% ../../nbs/3_training/11b_lists.ipynb #a6ff8cc0
 def _by_number(names, numbers, path):
@@ -105,7 +105,7 @@ def _by_number(names, numbers, path):
 def places365(
     split:str, # `'train'` (the standard part), or `'test'`: the official validation part
     root, # Folder of `places365_train_standard.txt`, `places365_val.txt`, `categories_places365.txt`, and the images
-    upright:bool=False, # Turn images as their EXIF orientation says?
+    exif_transpose:bool=False, # Apply the EXIF orientation?
 )->ListedImages: # Of 256 pixels (`data_256_standard`, `val_256`) if these are there, or the large ones
     "Load Places365-Standard; names of files and folders are those of torchvision's `Places365`, or of the archives, unpacked."
     root,train = Path(root),split == 'train'
@@ -113,20 +113,20 @@ def places365(
     names = _listed(root, 'categories_places365.txt')
     folders = ('data_256_standard', 'data_256', 'data_large_standard', 'data_large') if train else ('val_256', 'val_large')
     base = _base(root, files[0], *folders, '.') if files else root
-    return ListedImages(files, labels, base, _by_number(*read_list(names), names), upright)
+    return ListedImages(files, labels, base, _by_number(*read_list(names), names), exif_transpose)
 
 # %% ../../nbs/3_training/11b_lists.ipynb #df58540d
 def places205(
     split:str, # `'train'`, or `'test'`: the official validation part
     root, # Folder of `trainvalsplit_places205` (`train_places205.csv`, `val_places205.csv`), and of the images
-    upright:bool=False, # Turn images as their EXIF orientation says?
+    exif_transpose:bool=False, # Apply the EXIF orientation?
 )->ListedImages: # Classes are named by the folders of the training list
-    "Load Places205; names are as public readers of it have them (`data/vision/torralba/deeplearning/images256`), since it is in no library."
+    "Load Places205; no library has it, so the paths follow public loaders (`data/vision/torralba/deeplearning/images256`)."
     root,train = Path(root),'train_places205.csv'
     listed = [_listed(root, f'trainvalsplit_places205/{n}', n) for n in (train, train if split == 'train' else 'val_places205.csv')]
     (known,numbers),(files,labels) = map(read_list, listed)
     base = _base(root, files[0], 'data/vision/torralba/deeplearning/images256', 'images256', '.') if files else root
-    return ListedImages(files, labels, base, _by_number([f.rpartition('/')[0] for f in known], numbers, listed[0]), upright)
+    return ListedImages(files, labels, base, _by_number([f.rpartition('/')[0] for f in known], numbers, listed[0]), exif_transpose)
 
 # %% ../../nbs/3_training/11b_lists.ipynb #73fb6da0
 listed_sets = {**{f'inat{y}': partial(inat, y) for y in (2017, 2018, 2019)}, 'places365': places365, 'places205': places205}
@@ -135,10 +135,10 @@ def listed_images(
     name:str, # One of `listed_sets`
     split:str, # `'train'` or `'test'`
     root, # Folder of its lists and images
-    upright:bool=False, # Turn images as their EXIF orientation says?
+    exif_transpose:bool=False, # Apply the EXIF orientation?
 )->ListedImages:
-    "Load a set that comes with lists."
+    "Load a data set with annotation files."
     if name not in listed_sets: raise ValueError(f'no set {name!r} with lists; there are {", ".join(listed_sets)}')
     if root is None: raise ValueError(f'{name} is read by its lists: give data_root, the folder of lists and images')
     if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    return listed_sets[name](split, root, upright)
+    return listed_sets[name](split, root, exif_transpose)

@@ -13,23 +13,23 @@ from ..core.config import check_fields, to_text
 # %% ../../nbs/4_paper/20a_evaluate_config.ipynb #fca46c96
 @dataclass(frozen=True)
 class KnnConfig:
-    "Nearest neighbours in the features of a frozen encoder: nothing is trained."
+    "kNN evaluation of a frozen encoder's features, without training."
     encoder:str # a run, a file or folder of weights, or a name (mae_pretrain_vit_base, fashion_nano, ...)
-    encoder_ema:bool = False # use the moving average of the weights that the run kept
+    use_ema:bool = False # use the moving average of the weights that the run kept
     data:str = 'fashion' # 'fashion' (included), a torchvision set, a folder of images or shards, hf:NAME, inat2018, ...
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
-    download:bool = False # let torchvision fetch a set that is not there
-    labels:float = 1. # fraction of each class's training images to use
+    download:bool = False # let torchvision download a missing data set
+    label_fraction:float = 1. # fraction of each class's training images to use
     pool:Literal['avg', 'token', 'both'] = 'avg' # mean over patches, class token, or both side by side
     k:int = 20 # neighbours that vote
     temperature:float = 0.07 # a vote weighs exp(cosine / temperature)
-    features:str|None = None # folder to keep the features in: what is there is not computed again
+    features:str|None = None # folder to cache the features in
     output:str|None = None # JSON file for the result
     batch_size:int = 256 # images at a time, per process
     num_workers:int = 0 # data-loader workers, per process
     crop_pct:float|None = None # fraction of the short side to crop; 0.875 up to 224 pixels and 1 above, if not given
-    reader:Literal['fast', 'pil'] = 'fast' # 'pil' gives exactly the pixels of torchvision's transforms
-    upright:bool = False # turn photographs as their EXIF orientation says
+    image_backend:Literal['fast', 'pil'] = 'fast' # 'pil' gives exactly the pixels of torchvision's transforms
+    exif_transpose:bool = False # apply the EXIF orientation
     seed:int = 0 # which fraction of the labels
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
@@ -37,33 +37,33 @@ class KnnConfig:
     def __post_init__(self):
         if not self.encoder: raise ValueError(f'encoder must be a pre-trained run, file or name, got {self.encoder!r}')
         to_text(self, 'encoder', 'data', 'features', 'output')
-        check_fields(self, dict(k=1, batch_size=1, num_workers=0, seed=0, temperature=0, labels=0))
+        check_fields(self, dict(k=1, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0))
 
 # %% ../../nbs/4_paper/20a_evaluate_config.ipynb #a07b0a6b
 Protocol = Literal['plain', 'imagenet-a', 'imagenet-r', 'imagenet-sketch', 'imagenet-c', 'imagenet-v2']
 
 @dataclass(frozen=True)
 class EvalConfig:
-    "An evaluation of a classifier on a set of images."
-    model:str # a run of mae_finetune, a file or folder of weights, or a name (mae_finetuned_vit_base, ...)
+    "An evaluation of a classifier on a data set."
+    weights:str # a run of mae_finetune, a file or folder of weights, or a name (mae_finetuned_vit_base, ...)
     data:str # folder of the set; with protocol plain, any name that training takes, too
     protocol:Protocol = 'plain' # imagenet-a and -r choose among 200 classes; imagenet-c reports mCE
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
     split:Literal['train', 'test'] = 'test' # part of the data
-    ema:bool = False # use the moving average of the weights that the run kept
+    use_ema:bool = False # use the moving average of the weights that the run kept
     batch_size:int = 64 # images per process and forward pass
     num_workers:int = 0 # data-loader workers, per process; 0 loads in the main one
     crop_pct:float|None = None # fraction of the short side to crop; if not given, 0.875, or 1 for imagenet-c, above 224
-    reader:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
+    image_backend:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
     precision:Literal['fp32', 'bf16', 'fp16'] = 'fp32' # of the forward pass
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
     output:str|None = None # JSON file for the results; an evaluation that was stopped is continued from it
 
     may_change = frozenset('batch_size num_workers device output'.split()) # when an evaluation is continued
     def __post_init__(self):
-        for k in ('model', 'data'):
-            if not getattr(self, k): raise ValueError(f'{k} is needed: mae_eval --model RUN --data FOLDER')
-        to_text(self, 'model', 'data', 'data_root', 'device', 'output')
+        for k in ('weights', 'data'):
+            if not getattr(self, k): raise ValueError(f'{k} is needed: mae_eval --weights RUN --data FOLDER')
+        to_text(self, 'weights', 'data', 'data_root', 'device', 'output')
         check_fields(self, dict(batch_size=1, num_workers=0, crop_pct=0))
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f'crop_pct must be in (0, 1], got {self.crop_pct}')

@@ -18,8 +18,8 @@ layer_norm = partial(nn.LayerNorm, eps=1e-6)  # the eps of the official release
 def attention_weights(
     attn:nn.Module, # A timm `Attention`
     x:Tensor, # Its input, already normalised, `(B, N, D)`
-)->Tensor: # Who looks at whom, `(B, heads, N, N)`; each row sums to 1
-    "Compute the attention matrix that timm's fused attention never shows."
+)->Tensor: # Attention weights, `(B, heads, N, N)`; each row sums to 1
+    "Compute the attention matrix, which timm's fused attention does not return."
     B,N,_ = x.shape
     q,k,_ = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     return (attn.q_norm(q) @ attn.k_norm(k).mT * attn.scale).softmax(dim=-1)
@@ -47,9 +47,9 @@ def init_patch_embed(
 def run_blocks(
     blocks, # Transformer blocks
     x:Tensor, # Tokens, `(B, N, D)`
-    recompute:bool=False, # Keep only each block's input for the backward pass, and compute the rest again there?
+    recompute:bool=False, # Recompute activations in the backward pass (activation checkpointing)?
 )->Tensor: # Tokens, `(B, N, D)`
-    "Run blocks one after another; `recompute` is known as activation checkpointing: less memory, a third more work."
+    "Run blocks in sequence; with `recompute` (activation checkpointing) in less memory, at a third more compute."
     if recompute and torch.is_grad_enabled(): return checkpoint_seq(list(blocks), x)
     for block in blocks: x = block(x)
     return x

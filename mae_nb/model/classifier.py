@@ -19,28 +19,28 @@ class ViTClassifier(VisionTransformer):
     "timm's ViT with MAE's initialisation and head: parameter names are those of the official fine-tuned checkpoints."
     def __init__(self,
         cfg:ClassifierConfig=ClassifierConfig(), # Shapes
-        head_std:float=2e-5, # Deviation of the head's first weights: 2e-5 to fine-tune, 0.01 to probe, as in the release
+        head_init_std:float=2e-5, # Std of the head's initial weights: 2e-5 to fine-tune, 0.01 for linear probing, as in the release
     ):
         c = cfg
         super().__init__(img_size=c.img_size, patch_size=c.patch_size, in_chans=c.in_chans, embed_dim=c.embed_dim, depth=c.depth,
                          num_heads=c.num_heads, mlp_ratio=c.mlp_ratio, num_classes=c.num_classes, global_pool=c.pool,
                          drop_path_rate=c.drop_path, norm_layer=layer_norm, weight_init='skip')
-        self.cfg,self.grid,self.still = cfg,grid_size(c.img_size, c.patch_size),0
+        self.cfg,self.grid,self.num_frozen = cfg,grid_size(c.img_size, c.patch_size),0
         self.apply(init_weights)
         init_patch_embed(self.patch_embed.proj)
         nn.init.normal_(self.cls_token, std=0.02)
-        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None])  # a start: fine-tuning moves them
-        nn.init.trunc_normal_(self.head.weight, std=head_std)
+        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None])  # initial values: fine-tuning trains them
+        nn.init.trunc_normal_(self.head.weight, std=head_init_std)
         if c.batch_norm: self.head = nn.Sequential(nn.BatchNorm1d(c.embed_dim, affine=False, eps=1e-6), self.head)
 
     def forward(self,
-        x:Tensor, # Images `(B, C, H, W)`, or what the head sees of them, `(B, D)`
+        x:Tensor, # Images `(B, C, H, W)`, or pooled features, `(B, D)`
     )->Tensor: # Logits `(B, num_classes)`
         return self.head(x) if x.ndim == 2 else super().forward(x)
 
     def train(self, mode=True):
         super().train(mode)
-        self.blocks[:self.still].eval()  # frozen blocks are as they were: none of their branches is left out
+        self.blocks[:self.num_frozen].eval()  # frozen blocks stay in eval mode: no stochastic depth
         return self
 
     def group_matcher(self,
@@ -51,17 +51,17 @@ class ViTClassifier(VisionTransformer):
 
 # %% ../../nbs/2_model/08b_classifier.ipynb #67894ad7
 @patch
-def tune(self:ViTClassifier,
-    blocks:float=None, # How many of the last blocks are trained, with the norm and the head; all of the model if not given
+def set_trainable_blocks(self:ViTClassifier,
+    blocks:float=None, # Number of last blocks to train, with the norm and the head; the whole model if not given
 )->ViTClassifier: # The same model
-    "Choose what is trained (Fig. 9): 0 the linear head alone, 0.5 also the last block's MLP and the norms, `depth` everything."
+    "Choose what is trained (Fig. 9): 0 only the linear head, 0.5 also the last block's MLP and the norms, `depth` everything."
     N = len(self.blocks)
     blocks = N if blocks is None else blocks
-    if not 0 <= blocks <= N or 2*blocks % 1: raise ValueError(f'blocks to tune must be 0, 0.5, 1, 1.5, ... {N}, got {blocks}')
+    if not 0 <= blocks <= N or 2*blocks % 1: raise ValueError(f'blocks to train must be 0, 0.5, 1, 1.5, ... {N}, got {blocks}')
     whole = int(blocks)
-    self.still = N - math.ceil(blocks)
+    self.num_frozen = N - math.ceil(blocks)
     self.requires_grad_(blocks == N)
     parts = [self.head] + [self.norm, self.fc_norm, *self.blocks[N - whole:]]*(blocks > 0)
-    if blocks % 1: parts += [self.blocks[self.still].norm2, self.blocks[self.still].mlp]
+    if blocks % 1: parts += [self.blocks[self.num_frozen].norm2, self.blocks[self.num_frozen].mlp]
     for part in parts: part.requires_grad_(True)
     return self.train(self.training)

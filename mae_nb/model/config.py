@@ -33,7 +33,7 @@ vit_sizes = dict(
 # %% ../../nbs/2_model/00e_model_config.ipynb #618333ba
 @dataclass(frozen=True)
 class MAEConfig:
-    "Everything that fixes a masked autoencoder's shapes and its task; saved beside its weights."
+    "A masked autoencoder's architecture and pre-training task; saved next to its weights."
     img_size:tuple = (224, 224) # Image `(H, W)` in pixels, or one side: the grid whose positions are stored
     patch_size:int = 16 # Patch side, in pixels
     in_chans:int = 3 # Image channels
@@ -45,19 +45,19 @@ class MAEConfig:
     decoder_depth:int = 8 # Blocks of the decoder
     decoder_num_heads:int = 16 # Attention heads of the decoder
     norm_pix_loss:bool = False # Predict normalised pixels?
-    loss_on:str = 'removed' # Score the `'removed'` patches, or `'all'`
-    mean:tuple = None # Per-channel mean that was subtracted from images, if known
-    std:tuple = None # Per-channel standard deviation that they were divided by, if known
+    loss_on:str = 'masked' # Compute the loss on `'masked'` patches, or on `'all'`
+    mean:tuple = None # Per-channel mean used to normalise the images, if known
+    std:tuple = None # Per-channel standard deviation used to normalise the images, if known
 
     def __post_init__(self):
         _check(self)
-        if self.loss_on not in ('removed', 'all'): raise ValueError(f"loss_on must be 'removed' or 'all', got {self.loss_on!r}")
+        if self.loss_on not in ('masked', 'all'): raise ValueError(f"loss_on must be 'masked' or 'all', got {self.loss_on!r}")
         if self.norm_pix_loss and self.patch_size == self.in_chans == 1:
-            raise ValueError('norm_pix_loss needs patches of more than one number: a single one has no deviation')
+            raise ValueError('norm_pix_loss needs patches of more than one value: a single value has no standard deviation')
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #205efaa5
 def _check(c):
-    "Bring shapes to one form (lists come from JSON); refuse what makes no model, with the offending numbers."
+    "Normalise the types (JSON gives lists) and validate the values; errors name the offending numbers."
     side = c.img_size
     object.__setattr__(c, 'img_size', (side, side) if isinstance(side, int) else tuple(side))
     for k in ('mean', 'std'):
@@ -109,7 +109,7 @@ def mae_config(
 # %% ../../nbs/2_model/00e_model_config.ipynb #33811564
 @dataclass(frozen=True)
 class ClassifierConfig:
-    "Everything that fixes a classifier's shapes; saved beside its weights."
+    "A classifier's architecture; saved next to its weights."
     img_size:tuple = (224, 224) # Image `(H, W)` in pixels, or one side
     patch_size:int = 16 # Patch side, in pixels
     in_chans:int = 3 # Image channels
@@ -118,11 +118,11 @@ class ClassifierConfig:
     num_heads:int = 12 # Attention heads
     mlp_ratio:float = 4. # Hidden width of an MLP, in widths
     num_classes:int = 1000 # Classes
-    pool:str = 'avg' # What the head sees: `'avg'`, the mean over patches, normalised, or `'token'`, the normalised CLS token
-    drop_path:float = 0. # Stochastic depth: chance that the last block's branches are left out; rises linearly from 0 at the first
+    pool:str = 'avg' # Features for the head: `'avg'`, the normalised mean over patches, or `'token'`, the normalised CLS token
+    drop_path:float = 0. # Stochastic depth: drop probability of the last block; increases linearly from 0 at the first
     batch_norm:bool = False # BatchNorm without affine before the linear map, as in the paper's linear probe
-    mean:tuple = None # Per-channel mean that was subtracted from images, if known
-    std:tuple = None # Per-channel standard deviation that they were divided by, if known
+    mean:tuple = None # Per-channel mean used to normalise the images, if known
+    std:tuple = None # Per-channel standard deviation used to normalise the images, if known
     classes:tuple = None # Names of the classes, if known
 
     def __post_init__(self):
@@ -139,7 +139,7 @@ def classifier_config(
     num_classes:int, # Classes
     **overrides # Fields of `ClassifierConfig` to change
 )->ClassifierConfig: # For the same encoder
-    "Put a head in the place of a decoder."
+    "Replace the decoder by a classification head."
     cfg = mae_config(cfg) if isinstance(cfg, str) else cfg
     known = [f.name for f in fields(ClassifierConfig)]
     for k in overrides:

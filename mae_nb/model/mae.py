@@ -10,7 +10,7 @@ __all__ = ['MAEOutput', 'MaskedAutoencoderViT', 'mae_model', 'mae_vit_tiny_patch
 # %% ../../nbs/2_model/08_mae.ipynb #e3afce80
 from typing import NamedTuple
 from torch import Tensor
-from .masking import num_keep, take_patches
+from .masking import gather_patches, num_keep
 from .encoder import MAEEncoder
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PixelTarget, masked_mse
@@ -21,8 +21,8 @@ class MAEOutput(NamedTuple):
     "What a forward pass returns."
     loss:Tensor # Scalar
     pred:Tensor # Prediction for every patch, `(B, L, p*p*C)`; None where only the loss was asked for
-    mask:Tensor # 1 = removed, `(B, L)`
-    ids_restore:Tensor # For each patch, its place in the ranking, `(B, L)`
+    mask:Tensor # 1 = masked, `(B, L)`
+    ids_restore:Tensor # For each patch, its rank in the shuffled order, `(B, L)`
 
 # %% ../../nbs/2_model/08_mae.ipynb #5b25da25
 class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
@@ -40,18 +40,18 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
 
     def forward(self,
         imgs:Tensor, # Images, `(B, C, H, W)`
-        mask_ratio:float=0.75, # Share of patches to remove
-        scores:Tensor=None, # One number per patch, `(B, L)`, the lowest are kept; random if not given
-        loss_only:bool=False, # Predict no more than the loss needs: the same loss with less work
+        mask_ratio:float=0.75, # Fraction of patches to mask
+        scores:Tensor=None, # One score per patch, `(B, L)`, the lowest are kept; random if not given
+        loss_only:bool=False, # Predict only what the loss needs: the same loss at less compute
     )->MAEOutput: # `loss, pred, mask, ids_restore`
-        "Mask, encode what is visible, decode everything, score what was removed."
+        "Mask, encode the visible patches, decode all patches, and compute the loss on the masked ones."
         patches,grid = self.to_patches(imgs)
-        if self.cfg.loss_on == 'removed' and num_keep(patches.shape[1], mask_ratio) == patches.shape[1]:
-            raise ValueError(f'mask_ratio={mask_ratio} removes none of {patches.shape[1]} patches, so there is '
-                             "nothing to score: use encode(imgs) for features, or loss_on='all'")
+        if self.cfg.loss_on == 'masked' and num_keep(patches.shape[1], mask_ratio) == patches.shape[1]:
+            raise ValueError(f'mask_ratio={mask_ratio} masks none of {patches.shape[1]} patches, so there is '
+                             "no loss to compute: use encode(imgs) for features, or loss_on='all'")
         latent,m = self.forward_encoder(imgs, mask_ratio, scores)
-        if loss_only and self.cfg.loss_on == 'removed':
-            pred,target = self.decode_removed(latent, m, grid),self.target(take_patches(patches, m.ids_remove))
+        if loss_only and self.cfg.loss_on == 'masked':
+            pred,target = self.decode_masked(latent, m, grid),self.target(gather_patches(patches, m.ids_masked))
             return MAEOutput((pred - target).square().mean(), None, m.mask, m.ids_restore)
         pred = self.forward_decoder(latent, m.ids_restore, grid)
         loss = masked_mse(pred, self.target(patches), m.mask, self.cfg.loss_on)

@@ -7,12 +7,12 @@ __all__ = ['ImageTask']
 
 # %% ../../nbs/4_paper/19d_task.ipynb #2f064d55
 from torch import nn
-from ..core.dist import World, split_batch
-from ..core.device import pick_device, pick_precision
-from ..model.kernels import pick_attention, pick_linear
-from ..data.loader import Skipped, train_loader
-from ..data.images import EncodedImages, decode_with
-from ..train.optim import lr_at, scaled_lr
+from ..core.dist import DistInfo, accumulation_steps
+from ..core.device import resolve_device, resolve_precision
+from ..model.kernels import set_fused_attention, use_onednn_linear
+from ..data.loader import CorruptCounter, train_loader
+from ..data.images import EncodedImageDataset, decoder_names
+from ..train.optim import cosine_lr, scaled_lr
 
 # %% ../../nbs/4_paper/19d_task.ipynb #3fc7375e
 class ImageTask:
@@ -21,12 +21,12 @@ class ImageTask:
 
     def __init__(self,
         cfg, # Configuration, a `RunConfig`
-        dist:World=None, # Processes of the run; this process alone if not given
+        dist:DistInfo=None, # Processes of the run; this process alone if not given
     ):
         self.cfg = cfg
-        self.dist = dist or World(device=pick_device(cfg.device))
-        self.precision = pick_precision(cfg.precision, self.dist.device)
-        self.skipped = Skipped(cfg.max_corrupt)
+        self.dist = dist or DistInfo(device=resolve_device(cfg.device))
+        self.precision = resolve_precision(cfg.precision, self.dist.device)
+        self.skipped = CorruptCounter(cfg.max_bad_images)
         self.setup()
 
     def setup(self):
@@ -38,8 +38,8 @@ class ImageTask:
     )->nn.Module: # On the device of this process
         "Move a model to its device, and choose how it is computed there."
         model = model.to(self.dist.device)
-        model.set_grad_checkpointing(self.cfg.grad_ckpt)
-        return pick_linear(pick_attention(model, self.dist.device, self.precision), self.dist.device)
+        model.set_grad_checkpointing(self.cfg.grad_checkpointing)
+        return use_onednn_linear(set_fused_attention(model, self.dist.device, self.precision), self.dist.device)
 
     def set_steps(self,
         num_images:int, # Images of the training set
@@ -47,7 +47,7 @@ class ImageTask:
     )->None:
         "Settle batches per step, steps per epoch and learning rate; raise `ValueError` when a step needs more images than there are."
         c = self.cfg
-        self.accum_iter,self.effective_batch = split_batch(c.batch_size, c.accum_iter, c.effective_batch, self.dist.size)
+        self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch, self.dist.size)
         self.images_per_step = self.effective_batch//masks_per_image
         if self.images_per_step > num_images:
             raise ValueError(f'a step needs {self.images_per_step} images (effective batch {self.effective_batch}), and there are {num_images}: lower batch_size')
@@ -57,11 +57,11 @@ class ImageTask:
         self.lr = scaled_lr(c.blr, self.effective_batch)
 
     def lr_at(self, step):
-        return lr_at(step, self.lr, self.cfg.min_lr, self.cfg.warmup_epochs*self.steps_per_epoch, self.total_steps)
+        return cosine_lr(step, self.lr, self.cfg.min_lr, self.cfg.warmup_epochs*self.steps_per_epoch, self.total_steps)
 
-    def batches(self, start, say=print):
+    def batches(self, start, log=print):
         c = self.cfg
-        self.skipped = Skipped(c.max_corrupt, say)
+        self.skipped = CorruptCounter(c.max_bad_images, log)
         per_batch = self.images_per_step//(self.accum_iter*self.dist.size)
         return train_loader(self.dataset, per_batch, c.epochs, c.num_workers, self.skipped, reuse=True, start=start,
                             accum_iter=self.accum_iter, rank=self.dist.rank, processes=self.dist.size,
@@ -72,8 +72,8 @@ class ImageTask:
 
     def decoder_name(self):
         "Which library decodes the images; empty for images in memory."
-        if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImages): return ''
-        return f', decoded by {decode_with() if self.cfg.reader == "fast" else "Pillow"}'
+        if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImageDataset): return ''
+        return f', decoded by {decoder_names() if self.cfg.image_backend == "fast" else "Pillow"}'
 
     def schedule_summary(self):
         "The lines of a summary that all tasks share: batch, learning rate, steps."

@@ -13,8 +13,8 @@ from ..core.config import check_fields
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
 resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
-    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_ckpt shard '
-    'num_workers max_corrupt log_every tensorboard save_every keep milestone_epochs device'.split())
+    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_checkpointing fsdp '
+    'num_workers max_bad_images log_every tensorboard save_every keep_checkpoints milestone_epochs device'.split())
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -28,8 +28,8 @@ class RunConfig:
     img_size:tuple[int,int]|None = None # image side or HxW, in pixels; the model's own if not given
     mean:tuple[float,...]|None = None # per-channel mean of pixels in [0, 1]; the encoder's, or measured, if not given
     std:tuple[float,...]|None = None # per-channel standard deviation, likewise
-    epochs:int = 30 # passes over the images
-    max_steps:int|None = None # stop after so many optimiser steps
+    epochs:int = 30 # training epochs
+    max_steps:int|None = None # maximum number of optimiser steps
     batch_size:int = 128 # images per process and forward pass
     accum_iter:int|None = None # forward passes per optimiser step; derived from effective_batch, or 1, if not given
     effective_batch:int|None = None # images per optimiser step; batch_size * accum_iter * processes if not given
@@ -38,23 +38,23 @@ class RunConfig:
     warmup_epochs:float = 2. # epochs of linear warm-up
     weight_decay:float = 0.05 # AdamW's weight decay
     clip_grad:float|None = None # largest norm of the gradient; not clipped if not given
-    ema:float|None = None # decay of an exponential moving average of the weights; none is kept if not given
-    crop_min:float = 0.8 # smallest area of a random crop, as a fraction of the image; 0.2 for photographs
-    flip:bool = True # mirror half of the images
-    reader:Literal['fast', 'pil'] = 'fast' # 'fast', or 'pil' for exactly the pixels of torchvision's transforms on Pillow images
-    upright:bool = False # rotate photographs as their EXIF orientation says; ImageFolder, and so the published models, do not
-    max_corrupt:int = 100 # unreadable images are named and replaced; more than so many, per process, stop the run
-    seed:int = 0 # seed of everything
+    ema_decay:float|None = None # decay of an exponential moving average of the weights; none is kept if not given
+    crop_scale_min:float = 0.8 # smallest area of a random crop, as a fraction of the image; 0.2 for photographs
+    flip:bool = True # random horizontal flip
+    image_backend:Literal['fast', 'pil'] = 'fast' # 'fast', or 'pil' for exactly the pixels of torchvision's transforms on Pillow images
+    exif_transpose:bool = False # rotate photographs as their EXIF orientation says; ImageFolder, and so the published models, do not
+    max_bad_images:int = 100 # unreadable images are named and replaced; more than so many, per process, stop the run
+    seed:int = 0 # random seed
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
-    compile:bool = False # compile the blocks: slower to start, faster to run
-    grad_ckpt:bool = False # activation checkpointing: less memory, a third more work
-    shard:bool = False # shard weights and optimiser state across processes (FSDP2)
+    compile:bool = False # torch.compile the blocks: slower to start, faster to run
+    grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
+    fsdp:bool = False # shard weights and optimiser state across processes (FSDP2)
     num_workers:int = 0 # data-loader workers per process; 0 loads in the main process
-    log_every:int = 10 # steps between lines of the log
-    tensorboard:bool = False # write for TensorBoard, too
+    log_every:int = 10 # steps between log records
+    tensorboard:bool = False # also write TensorBoard logs
     save_every:int|None = None # steps between checkpoints; every epoch if not given
-    keep:int = 2 # checkpoints to keep
-    milestone_epochs:int|None = None # keep the checkpoints of every so many epochs for good
+    keep_checkpoints:int = 2 # checkpoints to keep
+    milestone_epochs:int|None = None # keep the checkpoint of every Nth epoch permanently
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
 
     may_change = resumable_fields
@@ -62,8 +62,8 @@ class RunConfig:
     def __post_init__(self):
         _to_json_types(self)
         check_fields(self, self._at_least())
-        if not 0 < self.crop_min <= 1: raise ValueError(f'crop_min must be in (0, 1], got {self.crop_min}')
-        if self.ema is not None and not self.ema < 1: raise ValueError(f'ema must be below 1, got {self.ema}')
+        if not 0 < self.crop_scale_min <= 1: raise ValueError(f'crop_scale_min must be in (0, 1], got {self.crop_scale_min}')
+        if self.ema_decay is not None and not self.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {self.ema_decay}')
         std = self.std or ()
         if len(self.mean or ()) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f'mean and std belong together, one number per channel, std above 0: got {self.mean} and {self.std}')
@@ -71,8 +71,8 @@ class RunConfig:
 
     def _at_least(self):
         "Smallest value of each field that is a number."
-        ones = 'epochs max_steps batch_size accum_iter effective_batch log_every save_every keep milestone_epochs'.split()
-        zeros = 'num_workers seed max_corrupt blr min_lr warmup_epochs weight_decay clip_grad ema'.split()
+        ones = 'epochs max_steps batch_size accum_iter effective_batch log_every save_every keep_checkpoints milestone_epochs'.split()
+        zeros = 'num_workers seed max_bad_images blr min_lr warmup_epochs weight_decay clip_grad ema_decay'.split()
         return dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #fa7bc7e4
@@ -92,7 +92,7 @@ class PretrainConfig(RunConfig):
     decoder_embed_dim:int|None = None # width of the decoder; the preset's if not given
     decoder_depth:int|None = None # blocks of the decoder; the preset's if not given
     norm_pix_loss:bool = False # predict normalised pixels
-    loss_on:Literal['removed', 'all'] = 'removed' # score the 'removed' patches, or 'all'
+    loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
     mask_ratio:float = 0.75 # masking ratio: fraction of patches that are masked
     mask_sampling:Literal['random', 'block', 'grid'] = 'random' # how masked patches are drawn (Table 1f)
     masks_per_image:int = 1 # masks for each decoded image: for when data loading is the bottleneck; part of batch_size
@@ -112,16 +112,16 @@ class PretrainConfig(RunConfig):
 class FinetuneConfig(RunConfig):
     "A classifier to train: an encoder and a head. The defaults fine-tune a small encoder on the bundled images in minutes, on a CPU."
     encoder:str|None = None # a run, a file or folder of weights, a name (mae_pretrain_vit_base, fashion_nano, ...); random weights if not given: from scratch
-    encoder_ema:bool = False # start from the moving average that the run kept
-    labels:float = 1. # fraction of each class's training images to use
+    encoder_ema:bool = False # start from the run's EMA weights
+    label_fraction:float = 1. # fraction of each class's training images to use
     output_dir:str = 'runs/finetune' # folder of the run; a new one, unless resumed or overwritten
     model:str|None = None # name of a model preset, to train from scratch; the encoder's own shapes if not given
     pool:Literal['avg', 'token'] = 'avg' # what the head sees: 'avg', the mean over patches, or 'token', the class token
-    tuned_blocks:float|None = None # train only the last blocks, norm and head: 0, 0.5 (an MLP), 1, ...; everything if not given
+    trainable_blocks:float|None = None # number of last blocks to train, with norm and head: 0, 0.5 (an MLP), 1, ...; everything if not given
     batch_norm:bool = False # BatchNorm without affine before the linear head
-    head_std:float = 2e-5 # standard deviation of the head's initial weights
+    head_init_std:float = 2e-5 # standard deviation of the head's initial weights
     drop_path:float = 0. # stochastic depth: probability that the last block's branches are dropped; rises linearly from 0
-    epochs:int = 20 # passes over the images
+    epochs:int = 20 # training epochs
     batch_size:int = 64 # images per process and forward pass
     optimizer:Literal['adamw', 'lars'] = 'adamw' # optimiser
     blr:float = 5e-3 # base learning rate: lr = blr * effective batch / 256
@@ -130,31 +130,31 @@ class FinetuneConfig(RunConfig):
     betas:tuple[float,float] = (0.9, 0.999) # AdamW's
     layer_decay:float|None = 0.75 # each layer's learning rate, as a fraction of the one above it; one learning rate for all if none
     augment:Literal['rand_crop', 'clip_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop' # 'clip_crop' is the release's for linear probes, 'none' the centre crop
-    crop_min:float = 0.6 # smallest area of a random crop, as a fraction of the image; 0.08 for photographs
+    crop_scale_min:float = 0.6 # smallest area of a random crop, as a fraction of the image; 0.08 for photographs
     rand_augment:str|None = None # RandAugment in timm's notation; rand-m9-mstd0.5-inc1 is the paper's (9, 0.5)
     reprob:float = 0. # probability of random erasing
     mixup:float = 0. # alpha of mixup
     cutmix:float = 0. # alpha of cutmix; where both are on, each batch takes one of them
-    smoothing:float = 0.1 # label smoothing
+    label_smoothing:float = 0.1 # label smoothing
     cache:bool = False # with a frozen encoder and fixed crops: compute the features once
     crop_pct:float|None = None # centre crop of the evaluation, as a fraction of the short side; 0.875 up to 224 pixels and 1 above, if not given
     eval_every:int = 1 # epochs between evaluations on the test images; the end counts, too
-    keep:int = 1 # checkpoints to keep
+    keep_checkpoints:int = 1 # checkpoints to keep
 
     may_change = resumable_fields | {'eval_every'}
 
     def __post_init__(self):
         super().__post_init__()
-        for k in ('drop_path', 'smoothing'):
+        for k in ('drop_path', 'label_smoothing'):
             if not getattr(self, k) < 1: raise ValueError(f'{k} must be below 1, got {getattr(self, k)}')
-        for k in ('labels', 'layer_decay', 'crop_pct'):
+        for k in ('label_fraction', 'layer_decay', 'crop_pct'):
             if getattr(self, k) is not None and not 0 < getattr(self, k) <= 1: raise ValueError(f'{k} must be in (0, 1], got {getattr(self, k)}')
         if not self.reprob <= 1: raise ValueError(f'reprob must be at most 1, got {self.reprob}')
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas): raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
         _check_combination(self)
 
     def _at_least(self):
-        zeros = 'drop_path reprob mixup cutmix smoothing head_std tuned_blocks crop_pct'.split()
+        zeros = 'drop_path reprob mixup cutmix label_smoothing head_init_std trainable_blocks crop_pct'.split()
         return super()._at_least() | dict.fromkeys(zeros, 0) | dict(eval_every=1)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #aeafd9fb
@@ -167,12 +167,12 @@ def _check_combination(c):
         raise ValueError(f'mixup and cutmix pair the images of a batch: batch_size must be even, got {c.batch_size}')
     if c.optimizer == 'lars' and c.layer_decay is not None: raise ValueError('LARS has no layer_decay: leave it out')
     random = dict(augment=c.augment != 'none', flip=c.flip, rand_augment=c.rand_augment, reprob=c.reprob, mixup=c.mixup, cutmix=c.cutmix)
-    if c.cache and (c.tuned_blocks != 0 or any(random.values()) or c.shard):
-        raise ValueError(f"cache needs a frozen encoder and fixed images: tuned_blocks=0, augment='none', flip=False, no shard; "
-                         f'got tuned_blocks={c.tuned_blocks}, and randomness in {[k for k,v in random.items() if v]}')
+    if c.cache and (c.trainable_blocks != 0 or any(random.values()) or c.fsdp):
+        raise ValueError(f"cache needs a frozen encoder and fixed crops: trainable_blocks=0, augment='none', flip=False, no fsdp; "
+                         f'got trainable_blocks={c.trainable_blocks}, and randomness in {[k for k,v in random.items() if v]}')
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #b6055160
 linprobe_defaults = FinetuneConfig( # a linear probe: encoder frozen, BatchNorm without affine, LARS; fixed crops, so that features are computed once
-    output_dir='runs/linprobe', pool='token', tuned_blocks=0., batch_norm=True, head_std=0.01, epochs=90, batch_size=512, optimizer='lars', blr=3.2, min_lr=0.,
-    warmup_epochs=10., weight_decay=0., layer_decay=None, augment='none', flip=False, smoothing=0., cache=True, eval_every=10, save_every=1000)
-partial_defaults = FinetuneConfig(output_dir='runs/partial', tuned_blocks=1.) # partial fine-tuning (Fig. 9): the last block, the norm and the head
+    output_dir='runs/linprobe', pool='token', trainable_blocks=0., batch_norm=True, head_init_std=0.01, epochs=90, batch_size=512, optimizer='lars', blr=3.2, min_lr=0.,
+    warmup_epochs=10., weight_decay=0., layer_decay=None, augment='none', flip=False, label_smoothing=0., cache=True, eval_every=10, save_every=1000)
+partial_defaults = FinetuneConfig(output_dir='runs/partial', trainable_blocks=1.) # partial fine-tuning (Fig. 9): the last block, the norm and the head

@@ -12,8 +12,8 @@ from ..model.masking import block_scores, grid_scores, num_keep
 from ..model.config import MAEConfig, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
-from ..data.augment import TrainView
-from ..train.optim import make_adamw
+from ..data.augment import PretrainDataset
+from ..train.optim import adamw
 from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
@@ -37,9 +37,9 @@ def model_config(
 def mask_scores(
     sampling:str, # 'random', 'block' or 'grid'
     grid:tuple, # Rows and columns of patches
-    mask_ratio:float, # Share of patches to remove
-):  # Called with a generator, returns scores `(L,)`; None for the uniform ones
-    "Choose how masks are drawn (Table 1f)."
+    mask_ratio:float, # Fraction of patches to mask
+):  # Called with a generator, returns scores `(L,)`; None for uniform ones
+    "Choose the mask sampling (Table 1f)."
     def one(generator):
         if sampling == 'block': return block_scores(1, grid, mask_ratio, generator=generator)[0]
         return grid_scores(1, grid, generator)[0]
@@ -50,15 +50,15 @@ class PretrainTask(ImageTask):
     "Pre-train a masked autoencoder (paper, section 3)."
     def setup(self):
         c = self.cfg
-        images = load_images(c.data, 'train', c.data_root, c.download, c.upright)
+        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose)
         model_cfg = model_config(c, images)
         seed_all(c.seed)
         self.model = self.place(MaskedAutoencoderViT(model_cfg))
         grid = self.model.grid
         L = grid[0]*grid[1]
         if num_keep(L, c.mask_ratio) == L: raise ValueError(f'mask_ratio={c.mask_ratio} removes none of {L} patches: raise it')
-        self.dataset = TrainView(images, model_cfg.img_size, L, c.seed, c.masks_per_image, mask_scores(c.mask_sampling, grid, c.mask_ratio),
-                                 scale=(c.crop_min, 1.), flip=c.flip, kind=c.augment, reader=c.reader)
+        self.dataset = PretrainDataset(images, model_cfg.img_size, L, c.seed, c.masks_per_image, mask_scores(c.mask_sampling, grid, c.mask_ratio),
+                                       scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images), c.masks_per_image)
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
@@ -72,14 +72,14 @@ class PretrainTask(ImageTask):
         with autocast(self.dist.device, self.precision):
             return forward(normalise(imgs, *self.stats), self.cfg.mask_ratio, scores, True).loss
 
-    def optimizer(self): return make_adamw(self.model, self.lr, self.cfg.weight_decay)
+    def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay)
 
     def summary(self):
         c,m = self.cfg,self.model.cfg
         params = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         masks = f' ({c.masks_per_image} masks per image)' if c.masks_per_image > 1 else ''
-        shards = self.dist.size if c.shard else 1
-        memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, c.ema is not None)
+        shards = self.dist.size if c.fsdp else 1
+        memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, c.ema_decay is not None)
         h,w = self.model.grid
         return (f'model    {c.model}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
                 f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, mean {m.mean}, std {m.std}\n'
@@ -89,7 +89,7 @@ class PretrainTask(ImageTask):
 # %% ../../nbs/4_paper/20_pretrain.ipynb #37dc79cb
 def pretrain(
     cfg:PretrainConfig=PretrainConfig(), # Configuration
-    say=print, # Called with lines of text
+    log=print, # Called with lines of text
 )->Path: # Folder of the run
-    "Pre-train into a run folder, from the beginning or from a checkpoint, in this process or in all that `torchrun` started."
-    return run(PretrainTask, cfg, say)
+    "Pre-train into a run folder, from scratch or from a checkpoint, in one process or under `torchrun`."
+    return run(PretrainTask, cfg, log)

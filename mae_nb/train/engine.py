@@ -14,21 +14,21 @@ from typing import Protocol
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from ..core.dist import (Agreement, Signals, Stopped, Together, World, first_does, gather, gather_losses,
-                              join_world, shard_model)
-from ..core.files import one_at_a_time, read_log, read_tensors, write_whole
+from ..core.dist import (DistInfo, Interrupted, ParallelModel, SignalHandler, StopVote, all_gather_object, all_gather_scalar, init_distributed,
+                              on_rank0, shard_model)
+from ..core.files import atomic_write, read_jsonl, read_tensors, run_lock
 from ..core.rng import rng_state, set_rng_state
-from ..core.device import gpu_peak
-from .checkpoint import full_state, prune_checkpoints, restore_state, save_checkpoint
-from .log import Journal, Meter
-from .loop import train
+from ..core.device import peak_flops
+from .checkpoint import gather_state_dict, load_state_dict_all, prune_checkpoints, save_checkpoint
+from .log import MetricLogger, Throughput
+from .loop import train_steps
 from .run import find_checkpoint, open_run
 
 # %% ../../nbs/3_training/19b_engine.ipynb #56b38939
 class Task(Protocol):
     "What the engine asks of a training; everything is made, and every bad value refused, before anything is written."
     cfg:object # Configuration, a frozen dataclass with the fields of `RunConfig`
-    dist:World # Processes of the run
+    dist:DistInfo # Processes of the run
     model:nn.Module # On its device; its own configuration is `model.cfg`
     precision:str # 'fp32', 'bf16' or 'fp16'
     accum_iter:int # Batches per optimiser step
@@ -39,7 +39,7 @@ class Task(Protocol):
     eval_steps:int # Steps between evaluations; 0 if there is nothing to evaluate on
     flops_per_image:float # FLOPs per image, forward and backward
 
-    def batches(self, start, say): "Yield the batches of this process for all steps after the first `start`."
+    def batches(self, start, log): "Yield the batches of this process for all steps after the first `start`."
     def lr_at(self, step)->float: "Learning rate after so many steps."
     def loss(self, forward, batch)->Tensor: "Loss of a batch, a scalar; `forward` calls the model as all processes share it."
     def optimizer(self)->torch.optim.Optimizer: "Make the optimiser; called when the parameters have found their place."
@@ -51,7 +51,7 @@ class Task(Protocol):
 @dataclass
 class TrainState:
     "What changes during training."
-    together:Together # The model as all processes share it
+    together:ParallelModel # The model as all processes share it
     optimizer:torch.optim.Optimizer # Of the parameters that are trained
     scaler:torch.amp.GradScaler # Loss scaling, for fp16
     ema:ModelEmaV3|None # Exponential moving average of the weights
@@ -62,12 +62,12 @@ def init_state(
 )->TrainState: # Before the first step
     "Make what training changes: the shared model, optimiser, scaler and moving average."
     c,model = task.cfg,task.model
-    ema = ModelEmaV3(model, decay=c.ema, exclude_buffers=True) if c.ema is not None else None
+    ema = ModelEmaV3(model, decay=c.ema_decay, exclude_buffers=True) if c.ema_decay is not None else None
     if ema: ema.requires_grad_(False)
     if c.compile:
         for block in (*model.blocks, *getattr(model, 'decoder_blocks', ())): block.compile()
-    if c.shard and ema: shard_model(ema.module, task.dist)
-    together = Together(model, task.dist, c.shard)
+    if c.fsdp and ema: shard_model(ema.module, task.dist)
+    together = ParallelModel(model, task.dist, c.fsdp)
     scaler = torch.amp.GradScaler(task.dist.device.type, enabled=task.precision == 'fp16')
     return TrainState(together, task.optimizer(), scaler, ema)
 
@@ -75,21 +75,21 @@ def init_state(
 def task_steps(
     task:Task, # What is trained
     state:TrainState=None, # Where to continue; the beginning if not given
-    meter:Meter=None, # Measures the time spent waiting for data
-    say=print, # Called with lines of text, such as names of unreadable images
-):  # Yields `dict(step, lr, loss)`; `loss` is a tensor, one number per process
-    "Train, one record per step; nothing is written."
+    meter:Throughput=None, # Measures the time spent waiting for data
+    log=print, # Called with lines of text, such as names of unreadable images
+):  # Yields `dict(step, lr, loss)`; `loss` is a tensor with one value per process
+    "Train, yielding one record per step, without writing anything."
     state = state or init_state(task)
     if state.step >= task.total_steps: return
-    forward = state.together.call
-    batches = task.batches(state.step, say)
+    forward = state.together.forward
+    batches = task.batches(state.step, log)
     if meter: batches = meter.watch(batches)
     task.model.train()
-    for record in train(lambda batch: task.loss(forward, batch), batches, state.optimizer, task.lr_at, state.step,
-                        task.accum_iter, task.cfg.clip_grad, state.scaler, state.together.hold):
+    for record in train_steps(lambda batch: task.loss(forward, batch), batches, state.optimizer, task.lr_at, state.step,
+                              task.accum_iter, task.cfg.clip_grad, state.scaler, state.together.no_sync):
         if state.ema: state.ema.update(task.model)
         state.step = record['step']
-        yield record | task.counts() | dict(loss=gather_losses(record['loss'], task.dist))
+        yield record | task.counts() | dict(loss=all_gather_scalar(record['loss'], task.dist))
         if state.step == task.total_steps: return
 
 # %% ../../nbs/3_training/19b_engine.ipynb #4c737ee0
@@ -109,14 +109,14 @@ def save_state(
     task:Task, # What is trained
     state:TrainState, # What is saved
     run:Path, # Folder of the run
-    window=(), # Losses that no line of the log holds yet
+    window=(), # Losses not yet logged
 )->None:
     "Write a checkpoint, then copies of the weights; what was there before stays until each new file is complete. All processes must call it."
     c,dist = task.cfg,task.dist
-    weights,moments = full_state(task.model, state.optimizer)
+    weights,moments = gather_state_dict(task.model, state.optimizer)
     parts = dict(model=weights, optim=moments)
-    if state.ema: parts['ema'] = full_state(state.ema.module)[0]
-    parts['rng'] = {f'{rank}.{k}': v for rank,s in enumerate(gather(rng_state(), dist)) for k,v in s.items()}
+    if state.ema: parts['ema'] = gather_state_dict(state.ema.module)[0]
+    parts['rng'] = {f'{rank}.{k}': v for rank,s in enumerate(all_gather_object(rng_state(), dist)) for k,v in s.items()}
     epoch,step = divmod(state.step, task.steps_per_epoch)
     milestone = bool(c.milestone_epochs) and step == 0 and epoch % c.milestone_epochs == 0
     info = dict(epoch=epoch, images_of_epoch=step*task.images_per_step, total_steps=task.total_steps, effective_batch=task.effective_batch,
@@ -124,10 +124,10 @@ def save_state(
                 versions={p: version(p) for p in ('torch', 'torchvision', 'timm')})
     def write():
         saved = save_checkpoint(run, state.step, parts, asdict(task.model.cfg), info)
-        prune_checkpoints(run, c.keep)
+        prune_checkpoints(run, c.keep_checkpoints)
         for f in ('model.json', 'model.safetensors', *(('ema.safetensors',) if state.ema else ())):
-            write_whole(run/f, lambda tmp: shutil.copyfile(saved/f, tmp))
-    first_does(write, dist)
+            atomic_write(run/f, lambda tmp: shutil.copyfile(saved/f, tmp))
+    on_rank0(write, dist)
 
 # %% ../../nbs/3_training/19b_engine.ipynb #a9971614
 def load_state(
@@ -138,10 +138,10 @@ def load_state(
 )->None:
     "Restore weights, optimiser, moving average, scaler and random generators from a checkpoint."
     def part(name): return read_tensors(checkpoint/f'{name}.safetensors') if task.dist.first else {}
-    restore_state(task.model, part('model'), state.optimizer, part('optim'))
-    if state.ema: restore_state(state.ema.module, part('ema'))
+    load_state_dict_all(task.model, part('model'), state.optimizer, part('optim'))
+    if state.ema: load_state_dict_all(state.ema.module, part('ema'))
     if info['scaler']: state.scaler.load_state_dict(info['scaler'])
-    saved = first_does(lambda: part('rng'), task.dist)
+    saved = on_rank0(lambda: part('rng'), task.dist)
     own = {k.split('.', 1)[1]: v for k,v in saved.items() if k.startswith(f'{task.dist.rank}.')}
     if own: set_rng_state(own)
     state.step = info['step']
@@ -149,18 +149,18 @@ def load_state(
 # %% ../../nbs/3_training/19b_engine.ipynb #2e3e0cff
 class _Keeper:
     "Saves and evaluates a run, in this order, and once per step."
-    def __init__(self, task, state, run, journal, say):
+    def __init__(self, task, state, run, journal, log):
         self.task = task
         self.state = state
         self.run = run
         self.journal = journal
-        self.say = say
-        self.saved = state.step if first_does((run/'model.safetensors').is_file, task.dist) else 0
+        self.log = log
+        self.saved = state.step if on_rank0((run/'model.safetensors').is_file, task.dist) else 0
 
     def save(self):
         if self.state.step == self.saved: return
-        self.journal.settle()  # a loss that isn't finite is never saved
-        with self.journal.meter.aside(): save_state(self.task, self.state, self.run, self.journal.window)  # saving is not training
+        self.journal.flush()  # a loss that isn't finite is never saved
+        with self.journal.meter.paused(): save_state(self.task, self.state, self.run, self.journal.window)  # saving is not training
         self.saved = self.state.step
 
     def due(self):
@@ -170,15 +170,15 @@ class _Keeper:
 
     def missed(self):
         "Did the run end, or was it killed, between the save and the evaluation of this step?"
-        def evaluated(): return any(r['step'] == self.state.step and 'loss' not in r for r in read_log(self.run/'log.jsonl', torn=True))
-        return self.due() and not first_does(evaluated, self.task.dist)
+        def evaluated(): return any(r['step'] == self.state.step and 'loss' not in r for r in read_jsonl(self.run/'log.jsonl', torn=True))
+        return self.due() and not on_rank0(evaluated, self.task.dist)
 
     def evaluate(self):
         self.save()
-        with self.journal.meter.aside(): found = evaluate_task(self.task, self.state)
+        with self.journal.meter.paused(): found = evaluate_task(self.task, self.state)
         self.journal.evaluation(self.state.step, found)
         epoch = self.state.step/self.task.steps_per_epoch
-        self.say(f'epoch {epoch:.4g}: ' + ', '.join(f'{k} {v:.4g}' for k,v in found.items()))
+        self.log(f'epoch {epoch:.4g}: ' + ', '.join(f'{k} {v:.4g}' for k,v in found.items()))
 
 # %% ../../nbs/3_training/19b_engine.ipynb #dd8fd582
 _not_finite = 999  # a stop code beyond all signals
@@ -186,14 +186,14 @@ _not_finite = 999  # a stop code beyond all signals
 def _loop(records, keeper, journal, signals):
     "Take record after record: log, stop, save, evaluate."
     task = keeper.task
-    agree = Agreement(task.dist)
+    agree = StopVote(task.dist)
     save_every = task.cfg.save_every or task.steps_per_epoch
     for record in records:
         journal(record)
         stop = agree(_not_finite if journal.losses.error else signals.seen)
         if stop == _not_finite: break
         if stop or record['step'] % save_every == 0: keeper.save()
-        if stop: raise Stopped(stop)
+        if stop: raise Interrupted(stop)
         if keeper.due(): keeper.evaluate()
     agree.close()
 
@@ -201,17 +201,17 @@ def run_loop(
     task:Task, # What is trained
     state:TrainState, # Where to continue
     run:Path, # Folder of the run
-    signals:Signals, # Notes SIGTERM and Ctrl-C
-    window=(), # Losses that no line of the log holds yet
-    say=print, # Called with lines of text in the first process
+    signals:SignalHandler, # Records SIGTERM and Ctrl-C
+    window=(), # Losses not yet logged
+    log=print, # Called with lines of text in the first process
     say_here=print, # Called with lines of text in every process: each meets images of its own
 )->None:
     "Train, log, save, then evaluate, until the last step, a signal, or a loss that isn't finite."
     c,dist = task.cfg,task.dist
-    meter = Meter(dist.device, task.flops_per_image, _peak(dist))
-    with Journal(run, task.total_steps, task.steps_per_epoch, task.effective_batch, meter, c.log_every, state.step, window,
-                 dist.first, c.tensorboard, c.num_workers) as journal:
-        keeper = _Keeper(task, state, run, journal, say)
+    meter = Throughput(dist.device, task.flops_per_image, _peak(dist))
+    with MetricLogger(run, task.total_steps, task.steps_per_epoch, task.effective_batch, meter, c.log_every, state.step, window,
+                      dist.first, c.tensorboard, c.num_workers) as journal:
+        keeper = _Keeper(task, state, run, journal, log)
         try:
             if keeper.missed(): keeper.evaluate()
             _loop(task_steps(task, state, meter, say_here), keeper, journal, signals)
@@ -219,34 +219,34 @@ def run_loop(
             lost = isinstance(e, (FloatingPointError, OSError)) and not isinstance(e, ChildProcessError)
             if dist.size == 1 and not lost: keeper.save()
             raise
-        journal.settle()
+        journal.flush()
         keeper.save()
 
 def _peak(dist):
     "Peak FLOP/s of all devices together; None where it isn't known."
     if dist.device.type != 'cuda': return None
-    peak = gpu_peak(torch.cuda.get_device_name(dist.device))
+    peak = peak_flops(torch.cuda.get_device_name(dist.device))
     return peak*1e12*dist.size if peak else None
 
 # %% ../../nbs/3_training/19b_engine.ipynb #bed3c650
 def run(
     task_type, # Class of the task, called with `(cfg, dist)`
     cfg, # Configuration, a frozen dataclass
-    say=print, # Called with lines of text
+    log=print, # Called with lines of text
 )->Path: # Folder of the run
     "Train a task into its run folder, from the beginning or from a checkpoint, in this process or in all that `torchrun` started."
-    with join_world(cfg.device) as dist, Signals() as signals, one_at_a_time(cfg.output_dir, dist.first):
-        say_here = say if dist.first else lambda line: print(f'rank {dist.rank}: {line}')
-        if not dist.first: say = lambda line: None
-        checkpoint,info = first_does(lambda: find_checkpoint(cfg.resume, cfg.output_dir, say), dist)
+    with init_distributed(cfg.device) as dist, SignalHandler() as signals, run_lock(cfg.output_dir, dist.first):
+        say_here = log if dist.first else lambda line: print(f'rank {dist.rank}: {line}')
+        if not dist.first: log = lambda line: None
+        checkpoint,info = on_rank0(lambda: find_checkpoint(cfg.resume, cfg.output_dir, log), dist)
         if info and not (cfg.accum_iter or cfg.effective_batch): cfg = replace(cfg, effective_batch=info['effective_batch'])
         task = task_type(cfg, dist)
-        folder = first_does(lambda: open_run(cfg, task, checkpoint, info), dist)
-        if dist.first: say(task.summary())
+        folder = on_rank0(lambda: open_run(cfg, task, checkpoint, info), dist)
+        if dist.first: log(task.summary())
         state = init_state(task)
         if checkpoint:
             load_state(task, state, checkpoint, info)
-            say(f'resumed  {folder} after step {state.step}')
-        run_loop(task, state, folder, signals, info['window'] if info else (), say, say_here)
-    say(f'saved    {folder}: {", ".join(p.name for p in sorted(folder.iterdir()) if p.suffix or p.is_dir())}')
+            log(f'resumed  {folder} after step {state.step}')
+        run_loop(task, state, folder, signals, info['window'] if info else (), log, say_here)
+    log(f'saved    {folder}: {", ".join(p.name for p in sorted(folder.iterdir()) if p.suffix or p.is_dir())}')
     return folder

@@ -18,9 +18,9 @@ class ConvertConfig:
     output:str # folder to write; a new one
     to:Literal['official', 'timm', 'hf', 'mae_nb'] = 'official' # layout: of the release (model.pth), of a library
     kind:Literal['encoder', 'autoencoder', 'classifier']|None = None # its own if not given; for timm, the encoder
-    ema:bool = False # use the moving average of the weights that the run kept
-    norm_pix_loss:bool|None = None # was it trained on normalised pixels? Where the file doesn't tell
-    num_heads:int|None = None # attention heads, where the file doesn't tell
+    use_ema:bool = False # use the moving average of the weights that the run kept
+    norm_pix_loss:bool|None = None # was it trained on normalised pixels? If the file does not store it
+    num_heads:int|None = None # attention heads, if the file does not store them
     decoder_num_heads:int|None = None # attention heads of the decoder, where the file doesn't tell
     img_size:tuple[int,int]|None = None # another image side or HxW: positional embeddings are resampled
     patch_size:int|None = None # another patch side, in pixels: kernels are resampled
