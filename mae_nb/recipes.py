@@ -52,11 +52,11 @@ def register(
     recipes[name] = Recipe(config, kind, source, expected, hardware, hours)
 
 def accuracy_text(
-    tuned, # Fine-tuned accuracy, %
+    finetuned, # Fine-tuned accuracy, %
     linear=None, # Accuracy of a linear probe, %, if known
 )->str: # A phrase
     "Write the paper's two numbers for an encoder."
-    return f'ImageNet-1K top-1: fine-tuned {tuned}' + (f', linear {linear}' if linear else '')
+    return f'ImageNet-1K top-1: fine-tuned {finetuned}' + (f', linear {linear}' if linear else '')
 
 # %% ../nbs/4_paper/25_recipes.ipynb #474beae7
 tpus = '128 TPU-v3 cores'

@@ -56,7 +56,7 @@ class ImageTask:
         self.total_steps = min(total, c.max_steps or total)
         self.lr = scaled_lr(c.blr, self.effective_batch)
 
-    def lr_at(self, step):
+    def learning_rate(self, step):
         return cosine_lr(step, self.lr, self.cfg.min_lr, self.cfg.warmup_epochs*self.steps_per_epoch, self.total_steps)
 
     def batches(self, start, log=print):

@@ -40,7 +40,7 @@ class Task(Protocol):
     flops_per_image:float # FLOPs per image, forward and backward
 
     def batches(self, start, log): "Yield the batches of this process for all steps after the first `start`."
-    def lr_at(self, step)->float: "Learning rate after so many steps."
+    def learning_rate(self, step)->float: "Learning rate after so many steps."
     def loss(self, forward, batch)->Tensor: "Loss of a batch, a scalar; `forward` calls the model as all processes share it."
     def optimizer(self)->torch.optim.Optimizer: "Make the optimiser; called when the parameters have found their place."
     def counts(self)->dict: "What else each record should say, such as unreadable images."
@@ -85,7 +85,7 @@ def task_steps(
     batches = task.batches(state.step, log)
     if meter: batches = meter.watch(batches)
     task.model.train()
-    for record in train_steps(lambda batch: task.loss(forward, batch), batches, state.optimizer, task.lr_at, state.step,
+    for record in train_steps(lambda batch: task.loss(forward, batch), batches, state.optimizer, task.learning_rate, state.step,
                               task.accum_iter, task.cfg.clip_grad, state.scaler, state.together.no_sync):
         if state.ema: state.ema.update(task.model)
         state.step = record['step']
