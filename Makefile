@@ -40,8 +40,8 @@ check: .venv/.dev
 	$(BIN)/$(PYTEST) tests -m "not slow"
 
 .venv-lowest/.dev: .venv/.dev settings.ini setup.py
-	$(PYTHON) -m venv .venv-lowest
-	$(BIN)/uv pip compile --quiet --python .venv-lowest/bin/python --resolution lowest-direct --output-file .venv-lowest/lowest.txt setup.py
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(BIN)/uv pip compile --quiet --python .venv-lowest/bin/python --no-deps --resolution lowest-direct --output-file .venv-lowest/lowest.txt setup.py
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --constraints .venv-lowest/lowest.txt --editable '.[dev]'
 	@touch $@
 
