@@ -98,6 +98,30 @@ def test_configurations_need_no_torch():
     r = run('-c', f"import sys, {', '.join(configs)}; sys.exit('torch' in sys.modules or 'timm' in sys.modules)")
     assert r.returncode == 0, r.stderr
 
+# --- statements ---
+def kind(e):
+    "What stands on the right: the same function called, a constant, a name, ..."
+    return f'call of {ast.unparse(e.func)}' if isinstance(e, ast.Call) else type(e).__name__
+
+def crowded(source):
+    "Statements that share a line or an assignment, and functions of more than 30 lines."
+    for n in ast.walk(ast.parse(source)):
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple) and isinstance(n.value, ast.Tuple):
+            if len({kind(e) for e in n.value.elts}) > 1: yield f'line {n.lineno}: unlike things are assigned together'
+        for body in (getattr(n, part, None) for part in ('body', 'orelse', 'finalbody')):
+            for a, b in zip(body, body[1:]) if isinstance(body, list) else ():
+                if a.end_lineno == b.lineno: yield f'line {b.lineno}: two statements'
+        if isinstance(n, ast.FunctionDef) and n.end_lineno - n.lineno >= 30: yield f'line {n.lineno}: {n.name} has {n.end_lineno - n.lineno + 1} lines'
+
+@pytest.mark.parametrize('name', MODULES)
+def test_one_statement_a_line_and_short_functions(name): assert list(crowded(MODULES[name].read_text(encoding='utf-8'))) == []
+
+@pytest.mark.parametrize('source,says', [('a = 1; b = 2', 'two statements'), ('if x: a(); b()', 'two statements'), ('a,b = 1,f(2)', 'unlike things'), ('a,b = f(1),g(2)', 'unlike things'),
+                                         ('def f():\n' + '    x = 1\n'*30, 'f has 31 lines')])
+def test_crowded_notices(source, says): assert says in next(crowded(source))
+
+def test_like_things_may_be_assigned_together(): assert list(crowded('a,b = 1,2\nh,w = x.shape\nx,y = f(1),f(2)\nwhile a: a = b')) == []
+
 # --- what is generated ---
 @pytest.mark.slow
 def test_export_and_clean_change_nothing(tmp_path):

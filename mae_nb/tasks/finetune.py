@@ -39,7 +39,8 @@ def load_pretrained_encoder(
     "Load pre-trained weights strictly: all of the encoder, and the head from a classifier of the same shape. The rest stays initialised."
     if w.kind == 'autoencoder': w = select_part(w, 'encoder')
     require(w, 'num_heads')
-    here,shapes = asdict(model.cfg),['patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio']
+    here = asdict(model.cfg)
+    shapes = ['patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio']
     if w.kind == 'classifier': shapes += ['num_classes', 'pool', 'batch_norm']
     if differ := [f'{k}: {w.shapes[k]} there, {here[k]} wanted' for k in shapes if w.shapes[k] != here[k]]:
         more = '; it was fine-tuned: give the encoder that it started from' if w.kind == 'classifier' else ''
@@ -85,7 +86,9 @@ class FeatureDataset(Dataset):
         feats:Tensor, # `(N, D)`
         labels:Tensor, # Class numbers, `(N,)`
         seed:int=0, # Seed of the run
-    ): self.feats,self.labels,self.seed,self.dataset = feats,labels,seed,None
+    ):
+        self.feats,self.labels,self.seed = feats,labels,seed
+        self.dataset = None
     def __len__(self): return len(self.labels)
     def batch(self, ids): return self.feats[ids], self.labels[ids]
 
