@@ -15,13 +15,13 @@ SMALL = dict(step=StepBench('mae_vit_micro_patch4', batch_size=2, precision='fp3
 @pytest.mark.parametrize('name', benches)
 def test_bench_writes_all_of_it(tmp_path, name):
     file,said = tmp_path/'result.json',[]
-    found = bench(name, replace(SMALL[name], output=str(file)), said.append)
+    found = bench(replace(SMALL[name], output=str(file)), said.append)
     assert json.loads(file.read_text()) == found and said[-1] == f'written  {file}'
     assert found['benchmark'] == name and found['machine']['versions']['torch'] == torch.__version__.split('+')[0] and found['result']
     assert benches[name](**found['settings']) == SMALL[name]
 
 @pytest.mark.parametrize('flags,said', [
-    (['step', '--precision', 'fp12'], "got 'fp12'"), (['tokens', '--rounds', '0'], 'rounds must be at least 1, got 0'),
+    (['step', '--precision', 'fp12'], "no precision 'fp12'"), (['tokens', '--rounds', '0'], 'rounds must be at least 1, got 0'),
     (['loader', '--images', '10'], 'images=10 do not fill a batch: batch_size=50'), (['step', '--model', 'vit'], "no model 'vit'")])
 def test_bench_command_rejects(capsys, flags, said):
     try: code = mae_bench(flags)

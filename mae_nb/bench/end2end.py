@@ -21,7 +21,9 @@ from ..tasks.pretrain import PretrainTask
 from ..tasks.config import PretrainConfig
 from .config import EndToEndBench, benches
 from .timing import precisions_to_time, ratio, time_alternating
-from .loading import imagefolder_baseline, make_jpegs
+from .loading import bench_loader, imagefolder_baseline, make_jpegs
+from .step import bench_step
+from .tokens import bench_tokens
 
 # %% ../../nbs/7_engine/50f_bench_end2end.ipynb #d02500d1
 def _our_steps(b, task):
@@ -35,7 +37,8 @@ def _plain_steps(b, task, folder):
     "The same with `ImageFolder` and a loop of a few lines."
     device = task.dist.device
     model = task.model
-    meter,optimizer = Throughput(device),adamw(model, 1e-4, 0.05)
+    meter = Throughput(device)
+    optimizer = adamw(model, 1e-4, 0.05)
     loader = DataLoader(imagefolder_baseline(folder, model.cfg.img_size[0]), b.batch_size, shuffle=True, drop_last=True,
                         num_workers=b.num_workers, pin_memory=device.type == 'cuda')
     forever = (batch for _ in range(10**6) for batch in loader)
@@ -55,10 +58,9 @@ def bench_end2end(
 )->list: # A row per way of loading: `images_per_s`, `data` (fraction of the time waiting for images), `speedup`
     "Measure pre-training as in `mae_pretrain`, compared with the same model fed by `ImageFolder`."
     with tempfile.TemporaryDirectory() as here:
-        cfg = PretrainConfig(
-            data=here, model=b.model, mean=imagenet_mean, std=imagenet_std, crop_scale_min=0.2, epochs=10**6,
-            max_steps=b.steps, batch_size=b.batch_size, num_workers=b.num_workers, precision=b.precision,
-            device=b.device)
+        cfg = PretrainConfig(data=here, model=b.model, mean=imagenet_mean, std=imagenet_std, crop_scale_min=0.2,
+                             epochs=10**6, max_steps=b.steps, batch_size=b.batch_size, num_workers=b.num_workers,
+                             precision=b.precision, device=b.device)
         log(f'{b.images} JPEGs are made, then {b.rounds} rounds of {b.steps} steps on either side')
         make_jpegs(here, b.images, kilobytes=b.kilobytes)
         task = PretrainTask(cfg)
@@ -70,29 +72,20 @@ def bench_end2end(
     rows = [dict(way=k, images_per_s=b.steps*b.batch_size/float(np.median(v)), data=float(np.median(waited[k][1:])),
                  speedup=ratio(seen['default'], v), rounds=v) for k,v in seen.items()]
     for row in rows:
-        log(f"{row['way']:8} {row['images_per_s']:7.1f} images/s, {row['data']:.0%} of the time waiting for images, "
-            f"{row['speedup']:.2f}x")
+        log(f"{row['way']:8} {row['images_per_s']:7.1f} images/s, {row['data']:.0%} waiting, {row['speedup']:.2f}x")
     return rows
 
 # %% ../../nbs/7_engine/50f_bench_end2end.ipynb #17f566fa
-def _runner(name):
-    "The function that runs a benchmark; what it needs is imported now."
-    if name == 'step': from mae_nb.bench.step import bench_step as run
-    elif name == 'tokens': from mae_nb.bench.tokens import bench_tokens as run
-    elif name == 'loader': from mae_nb.bench.loading import bench_loader as run
-    elif name == 'end2end': run = bench_end2end
-    else: raise ValueError(f'no benchmark {name!r}; there are {", ".join(benches)}')
-    return run
-
 def bench(
-    name:str, # One of `benches`
-    cfg, # Its settings
+    cfg, # Settings: an instance of one of `benches`
     log=print, # Called with lines of text
-)->dict: # `benchmark`, `settings`, `environment`, `result`
+)->dict: # `benchmark`, `settings`, `machine`, `result`
     "Run a benchmark; write it to `output`, if there is one, with its settings and its machine."
-    run = _runner(name)
+    name = {cls: name for name,cls in benches.items()}[type(cfg)]
+    run = dict(step=bench_step, tokens=bench_tokens, loader=bench_loader, end2end=bench_end2end)[name]
     settings = {k: v for k,v in asdict(cfg).items() if k != 'output'}
-    found = dict(benchmark=name, settings=settings, machine=environment(getattr(cfg, 'device', None)), result=run(cfg, log))
+    machine = environment(getattr(cfg, 'device', None))
+    found = dict(benchmark=name, settings=settings, machine=machine, result=run(cfg, log))
     if cfg.output:
         save_json(found, Path(cfg.output))
         log(f'written  {cfg.output}')

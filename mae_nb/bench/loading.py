@@ -7,7 +7,7 @@ __all__ = ['make_jpegs', 'imagefolder_baseline', 'pixel_bounds', 'stages', 'benc
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #9eb2c7fe
 import io, tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -30,7 +30,8 @@ def _heavy_jpeg(clean, noise, kilobytes):
     "Encode an image with as much of the noise as it takes to fill the bytes; by bisection."
     lo,hi = 0.,40.
     for _ in range(7):
-        out,mid = io.BytesIO(),(lo + hi)/2
+        mid = (lo + hi)/2
+        out = io.BytesIO()
         Image.fromarray((clean + mid*noise).clip(0, 255).astype(np.uint8)).save(out, 'JPEG', quality=90)
         lo,hi = (mid, hi) if out.tell() < kilobytes*1000 else (lo, mid)
     return out.getvalue()
@@ -38,12 +39,12 @@ def _heavy_jpeg(clean, noise, kilobytes):
 def make_jpegs(
     folder, # Where to put them; two class folders are made there
     n:int=200, # Number of images
-    size:tuple=(375, 500), # `(H, W)` in pixels
     kilobytes:int=100, # Size to aim at, each
-    seed:int=0, # Of crops and noise
 )->float: # Their mean size, in kB
     "Make JPEGs like ImageNet's: crops of the built-in photographs, with as much noise as it takes to fill the bytes."
-    rng,(H,W),total = np.random.default_rng(seed),size,0
+    rng = np.random.default_rng(0)
+    H,W = 375, 500
+    total = 0
     photos = [Image.fromarray(photo(p).permute(1, 2, 0).numpy()) for p in photo_names]
     for i in tqdm(range(n), 'images', unit='img', leave=False, disable=None):
         im = photos[i % len(photos)]
@@ -62,12 +63,11 @@ def make_jpegs(
 def imagefolder_baseline(
     folder, # Class folders of images
     size:int=224, # Image side for the model, in pixels
-    crop_scale_min:float=0.2, # Smallest fraction of the area
 ):  # `ImageFolder` with the transforms of the official pre-training
     "Make the data set that most people start with: Pillow, float tensors, normalised in the worker processes."
     from torchvision import datasets, transforms as T
     return datasets.ImageFolder(folder, T.Compose([
-        T.RandomResizedCrop(size, (crop_scale_min, 1.), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip(),
+        T.RandomResizedCrop(size, (0.2, 1.), interpolation=T.InterpolationMode.BICUBIC), T.RandomHorizontalFlip(),
         T.ToTensor(), T.Normalize(imagenet_mean, imagenet_std)]))
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #5c9b3590
@@ -80,8 +80,7 @@ def pixel_bounds(
     fast,exact = (PretrainDataset(dataset, size, 1, image_backend=r) for r in ('fast', 'pil'))
     pairs = [(fast[0, i][0].int(), exact[0, i][0].int()) for i in range(min(most, len(dataset)))]
     d = torch.stack([(a - b).abs() for a,b in pairs]).float()
-    above = {f'above_{n}': (d > n).float().mean().item() for n in (1, 4)}
-    return dict(mean=d.mean().item(), max=int(d.max()), **above)
+    return dict(mean=d.mean().item(), max=int(d.max()), **{f'above_{n}': (d > n).float().mean().item() for n in (1, 4)})
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #b0f99c2c
 def _random_numbers(key):
@@ -91,23 +90,22 @@ def _random_numbers(key):
 
 def stages(
     dataset:FolderImages, # Images
-    size:tuple=(224, 224), # For the model
     most:int=100, # Images to look at
-    rounds:int=5, # Timed rounds
 )->dict: # Milliseconds per image
     "Measure where the time of the fast way goes, stage by stage, on one core."
     ids = range(min(most, len(dataset)))
     data = [dataset.read(i) for i in ids]
     imgs = [decode(d) for d in data]
     boxes = [random_resized_crop_box(img.shape[1:], (0.2, 1.), sample_rng(0, 0, i)) for i,img in enumerate(imgs)]
-    small = [crop_resize(img, box, size) for img,box in zip(imgs, boxes)]
+    def resize(): return [crop_resize(img, box, (224, 224)) for img,box in zip(imgs, boxes)]
+    small = resize()
     sides = {'read the file': lambda: [dataset.read(i) for i in ids],
              'decode': lambda: [decode(d) for d in data],
-             'crop and resize': lambda: [crop_resize(img, box, size) for img,box in zip(imgs, boxes)],
+             'crop and resize': resize,
              'random numbers': lambda: [_random_numbers((1, i)) for i in ids],
              'mirror half': lambda: [s.flip(2) for s in small[::2]],
              'make the batch': lambda: torch.stack(small)}
-    return {k: 1000*float(np.median(v))/len(ids) for k,v in time_alternating(sides, rounds).items()}
+    return {k: 1000*float(np.median(v))/len(ids) for k,v in time_alternating(sides).items()}
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #919123ca
 def _ways(b, here):
@@ -125,15 +123,6 @@ def _ways(b, here):
             "folder, reader='pil'": ours(folder, 'pil'), 'folder, fast': ours(folder), 'shards, fast': ours(shards),
             'shards of short side 256, fast': ours(small)}
 
-# %% ../../nbs/7_engine/50e_bench_loading.ipynb #744e64c6
-@contextmanager
-def _one_thread():
-    "Compute with one thread, so that a process is a core; restore the number afterwards."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
-
 def _cpu_and_wall(do, device):
     "Processor time and wall time of a call, its worker processes included."
     start = cpu_seconds()
@@ -145,7 +134,9 @@ def bench_loader(
     log=print, # Called with lines of text
 )->dict: # `rows`: ways of loading; `pixels`: bounds; `stages`: milliseconds an image; `kilobytes`; `decoders`
     "Measure loaders; `speedup` is the processor time of ImageFolder over that of a row, within a round."
-    with _one_thread(), tempfile.TemporaryDirectory() as here:
+    with ExitStack() as after, tempfile.TemporaryDirectory() as here:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # so that a process is a core
         log(f'{b.images} JPEGs are made and packed, then {b.rounds} rounds of 5 ways of loading')
         kb = make_jpegs(f'{here}/jpegs', b.images, kilobytes=b.kilobytes)
         seen = time_alternating(_ways(b, here), b.rounds, measure=_cpu_and_wall)
@@ -153,9 +144,8 @@ def bench_loader(
         n = b.images//b.batch_size*b.batch_size*b.passes
         first = next(iter(seen))
         rows = [dict(way=k, per_core=n/float(np.median(v)), speedup=ratio(spent[first], v), rounds=v,
-                     per_second=n/float(np.median(wall[k])), wall_speedup=ratio(wall[first], wall[k]),
-                     wall_rounds=wall[k])
-                for k,v in spent.items()]
+                     per_second=n/float(np.median(w)), wall_speedup=ratio(wall[first], w), wall_rounds=w)
+                for (k,v),w in zip(spent.items(), wall.values())]
         for row in rows: log(f"{row['way']:34} {row['per_core']:6.0f} images/s per core, {row['speedup']:.2f}x")
         folder = FolderImages(f'{here}/jpegs')
         pixels = pixel_bounds(folder)

@@ -75,16 +75,13 @@ def precisions_to_time(
 )->list: # Names of precisions
     "Choose precisions; where the processor has no fast bf16, leave it out unless it is asked for, and warn if it is."
     fast = has_fast_bf16(device)
-    if asked is None:
-        if not fast: log(f'bf16 is left out: it is slow on this {device.type}; --precision bf16 times it all the same')
-        return ['fp32', 'bf16'] if fast else ['fp32']
-    if 'bf16' in asked.split(',') and not fast:
-        warnings.warn(f'no fast bf16 on this {device.type}: expect it to be many times slower than fp32')
-    return asked.split(',')
+    if not fast and asked is None: log(f'bf16 is left out: it is slow on this {device.type}; --precision bf16 times it')
+    elif not fast and 'bf16' in asked: warnings.warn(f'no fast bf16 on this {device.type}: far slower than fp32')
+    return (asked or ('fp32,bf16' if fast else 'fp32')).split(',')
 
 # %% ../../nbs/7_engine/50b_bench_timing.ipynb #0ff627cc
 def made_on(
-    stored:dict, # A stored result: `environment` is used
+    stored:dict, # A stored result; its `machine` is described
     *libraries:str, # Names of packages whose versions matter
     threads:int=None, # Threads of a process; the stored number if not given
 )->str:

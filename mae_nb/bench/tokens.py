@@ -55,7 +55,6 @@ def _passes(model, batch_size, mask_ratio, precision):
     return {'with': partial(run, lambda: with_mask_tokens(model, token, imgs, mask_ratio, scores)),
             'without': partial(run, lambda: model(imgs, mask_ratio, scores, True).loss)}
 
-# %% ../../nbs/7_engine/50d_bench_tokens.ipynb #6c1e6a18
 def _with_and_without(b, device, mask_ratio=0.75, **changes):
     "One setting: FLOPs and seconds with mask tokens in the encoder, and without."
     torch.manual_seed(0)
@@ -72,7 +71,6 @@ def _with_and_without(b, device, mask_ratio=0.75, **changes):
                 time=ratio(seen['with'], seen['without']),
                 seconds={k: float(np.median(v)) for k,v in seen.items()}, rounds=seen)
 
-# %% ../../nbs/7_engine/50d_bench_tokens.ipynb #062e3281
 def bench_tokens(
     b:TokensBench, # What to measure
     log=print, # Called with lines of text
@@ -80,7 +78,8 @@ def bench_tokens(
     "Measure forward and backward passes with and without mask tokens in the encoder."
     device = resolve_device(b.device)
     precisions_to_time(b.precision, device, log)  # warns where bf16 is slow
-    rows,settings = [],b.settings()
+    settings = b.settings()
+    rows = []
     log(f'{len(settings)} settings, {b.rounds} rounds each, {b.model}, batch {b.batch_size}, {b.precision}')
     for setting in tqdm(settings, unit='setting', disable=None):
         rows.append(row := _with_and_without(b, device, **setting))
