@@ -27,7 +27,6 @@ def atomic_write(
     finally: tmp.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/2_model/00c_core_files.ipynb #370be00a
 def save_json(
     obj, # Anything that JSON can hold
     path, # File to write
@@ -43,9 +42,10 @@ def save_tensors(
     "Write tensors atomically; raise `FloatingPointError` if a value is not finite."
     tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     bad = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise FloatingPointError(f'not saved, {path} would contain values that are not finite: {", ".join(bad[:3])}')
+    if bad: raise FloatingPointError(f'not saved, {path} would hold values that are not finite: {", ".join(bad[:3])}')
     def write(tmp):
-        tmp.touch(); mode = tmp.stat().st_mode  # safetensors creates files that only the owner may read
+        tmp.touch()
+        mode = tmp.stat().st_mode  # safetensors creates files that only the owner may read
         try: save_file(tensors, tmp)
         except SafetensorError as e: raise OSError(f'cannot write {path}: {e}') from e
         tmp.chmod(mode)
@@ -57,11 +57,11 @@ def save_weights(
     folder, # Where `model.safetensors` and `model.json` go
 )->Path: # The weights' file
     "Write weights and their configuration."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     save_json(config, folder/'model.json')
     return save_tensors(state, folder/'model.safetensors')
 
-# %% ../../nbs/2_model/00c_core_files.ipynb #8af99f9c
 def read_json(
     path, # File to read
 ):  # What it holds
@@ -83,14 +83,17 @@ def run_lock(
     mine:bool=True, # Does this process take the lock (rank 0 of the run)?
 ):
     "Lock a run against other processes; the system releases the lock whenever this process ends."
-    try: import fcntl
-    except ImportError: mine = False  # Windows has no such lock
-    if not mine: yield; return
-    path = Path(output_dir); path = path.parent/f'.{path.name}.lock'
+    if not mine or os.name == 'nt':  # Windows has no such lock
+        yield
+        return
+    import fcntl
+    path = Path(output_dir)
+    path = path.parent/f'.{path.name}.lock'
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as f:
-        try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data-loader workers don't inherit it, so it ends with this process
-        except OSError as e: raise FileExistsError(f'another process is using {output_dir}: wait for it, or choose another output_dir') from e
+        try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data-loader workers don't inherit it
+        except OSError as e:
+            raise FileExistsError(f'another process is using {output_dir}: wait, or choose another output_dir') from e
         try: yield
         finally: path.unlink(missing_ok=True)
 
@@ -100,7 +103,8 @@ def read_jsonl(
     torn:bool=False, # Accept a truncated last line, as `kill -9` may leave it?
 )->list: # Its records
     "Read a log back; raise `ValueError` naming the line that is no record."
-    records,lines = [],Path(path).read_text().splitlines()
+    records = []
+    lines = Path(path).read_text().splitlines()
     for n,line in enumerate(lines, start=1):
         try: records.append(json.loads(line))
         except ValueError as e:

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['sample_rng', 'fork_rng', 'seed_all', 'rng_state', 'set_rng_state']
 
-# %% ../../nbs/2_model/00b_core_rng.ipynb #b98c3ff7
+# %% ../../nbs/2_model/00b_core_rng.ipynb #92026289
 import random
 from contextlib import contextmanager
 import numpy as np, torch
 
-# %% ../../nbs/2_model/00b_core_rng.ipynb #92026289
 def sample_rng(
     *key:int, # Key of the random stream: `(seed, epoch, index)`
 )->torch.Generator: # On the CPU
@@ -26,17 +25,22 @@ def fork_rng(
 ):
     "Seed torch, numpy and Python from a generator, for code that takes none; restore their states afterwards."
     word = int(torch.randint(2**32, (), generator=generator))
-    old = torch.get_rng_state(),np.random.get_state(),random.getstate()
-    torch.default_generator.manual_seed(word); np.random.seed(word); random.seed(word)  # not torch.manual_seed: it would seed the GPUs, too
+    old = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    for seed in torch.default_generator.manual_seed, np.random.seed, random.seed: seed(word)  # leaves GPUs alone
     try: yield
-    finally: torch.set_rng_state(old[0]); np.random.set_state(old[1]); random.setstate(old[2])
+    finally:
+        torch.set_rng_state(old[0])
+        np.random.set_state(old[1])
+        random.setstate(old[2])
 
 # %% ../../nbs/2_model/00b_core_rng.ipynb #bb7e4043
 def seed_all(
     seed:int, # Integer >= 0
 )->None:
     "Seed all random generators of this process: torch and its GPUs, numpy, Python."
-    torch.manual_seed(seed); np.random.seed(seed % 2**32); random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 def rng_state()->dict: # Tensors by name
     "Collect the RNG states of this process: torch, its GPU, numpy, Python."

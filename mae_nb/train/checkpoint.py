@@ -10,10 +10,8 @@ __all__ = ['load_strict', 'gather_state_dict', 'load_state_dict_all', 'save_chec
 import hashlib, json, os, shutil
 from contextlib import suppress
 from pathlib import Path
-import torch
+import torch, torch.distributed.checkpoint.state_dict as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model_state_dict, get_optimizer_state_dict,
-                                                     set_model_state_dict, set_optimizer_state_dict)
 from ..core.files import read_json, save_json, save_tensors
 
 # %% ../../nbs/3_training/16_checkpoint.ipynb #bfb25bfc
@@ -22,8 +20,8 @@ def _check_keys(own, given, what, where):
     shapes = [f'{k}: {tuple(given[k].shape)} for {tuple(own[k].shape)}'
               for k in sorted(own.keys() & given.keys()) if own[k].shape != given[k].shape]
     if missing or unexpected or shapes:
-        raise ValueError(f'these {what} do not fit this {where}\n'
-                         f'  missing: {missing}\n  unexpected: {unexpected}\n  wrong shape: {shapes}')
+        raise ValueError(f'these {what} do not fit this {where}\n  missing: {missing}\n  unexpected: {unexpected}\n'
+                         f'  wrong shape: {shapes}')
 
 def load_strict(
     model:nn.Module, # Model to fill
@@ -35,38 +33,40 @@ def load_strict(
     return model
 
 # %% ../../nbs/3_training/16_checkpoint.ipynb #3fa8351f
+_whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+def _moments(model, optimizer):
+    "The state of an optimiser, as PyTorch has it, and flat: `'blocks.0.norm1.bias.exp_avg'`."
+    state = dcp.get_optimizer_state_dict(model, optimizer, options=_whole)
+    return state, {f'{name}.{k}': v for name,s in state.get('state', {}).items() for k,v in s.items()}
+
 def gather_state_dict(
     model:nn.Module, # Plain, replicated or sharded
     optimizer:torch.optim.Optimizer=None, # Its optimiser
 )->tuple[dict,dict]: # Weights by name, and moments by name (`'blocks.0.norm1.bias.exp_avg'`); empty except on rank 0
     "Gather the full state on rank 0's CPU; all ranks must call this."
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=whole)
-    if optimizer is None: return weights, {}
-    moments = get_optimizer_state_dict(model, optimizer, options=whole).get('state', {})
-    return weights, {f'{name}.{k}': v for name,s in moments.items() for k,v in s.items()}
+    weights = dcp.get_model_state_dict(model, options=_whole)
+    return weights, ({} if optimizer is None else _moments(model, optimizer)[1])
 
-# %% ../../nbs/3_training/16_checkpoint.ipynb #9dea4e4f
 def load_state_dict_all(
     model:nn.Module, # Plain, replicated or sharded
     weights:dict, # From rank 0; ignored on the others
     optimizer:torch.optim.Optimizer=None, # Its optimiser
-    moments:dict=None, # As above
+    moments:dict=None, # By name, from rank 0
 )->None:
     "Load rank 0's state on all ranks, sharded as the model is; raise `ValueError` unless all names and shapes match."
     many = torch.distributed.is_initialized()
     first = not many or torch.distributed.get_rank() == 0
-    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
+    options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
     if first: _check_keys(model.state_dict(), weights, 'weights', 'model')
     if optimizer is not None:
-        state = get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if first and moments is not None:
-            _check_keys({f'{name}.{k}': v for name,s in state['state'].items() for k,v in s.items()}, moments, 'moments', 'optimiser')
-        for name,value in (moments or {}).items():
-            name,kind = name.rsplit('.', 1)
+        state,own = _moments(model, optimizer)
+        if first: _check_keys(own, moments or {}, 'moments', 'optimiser')
+        for key,value in (moments or {}).items():
+            name,kind = key.rsplit('.', 1)
             state['state'][name][kind] = value
-        set_optimizer_state_dict(model, optimizer, state, options=whole)
-    set_model_state_dict(model, dict(weights), options=whole)
+        dcp.set_optimizer_state_dict(model, optimizer, state, options=options)
+    dcp.set_model_state_dict(model, dict(weights), options=options)
 
 # %% ../../nbs/3_training/16_checkpoint.ipynb #6a994e5f
 def _digest(path):
@@ -80,7 +80,8 @@ def _digest_saved(path, tensors):
     with open(path, 'rb') as f:
         length = f.read(8)
         header = f.read(int.from_bytes(length, 'little'))
-    digest,places = hashlib.sha256(length + header),json.loads(header)
+    digest = hashlib.sha256(length + header)
+    places = json.loads(header)
     for name in sorted(tensors, key=lambda name: places[name]['data_offsets']):
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -117,8 +118,7 @@ def check_checkpoint(
     "Read a checkpoint's state; raise `ValueError` unless all its files are intact."
     folder = Path(folder)
     if not (folder/'state.json').is_file():
-        raise ValueError(f'{folder} is no checkpoint: that is a folder with a state.json and the safetensors files '
-                         'that it lists; nothing else is opened, and nothing is unpickled')
+        raise ValueError(f'{folder} is no checkpoint, it has no state.json: it is not opened, and nothing is unpickled')
     state = read_json(folder/'state.json')
     if 'files' not in state: raise ValueError(f'{folder} is damaged: state.json lists no files')
     for name,was in state['files'].items():
@@ -140,20 +140,21 @@ def latest_checkpoint(
     run, # Folder of a run
     log=print, # Called with each line of output
 )->tuple[Path,dict]: # The checkpoint and its state; `(None, None)` if the run has none yet
-    "Find the latest intact checkpoint; corrupted later ones are reported and set aside. Raise `ValueError` if all are corrupted."
+    "Find the latest intact checkpoint; report and set aside later ones. Raise `ValueError` if all are corrupted."
     damaged = {}
     for folder in reversed(checkpoints(run)):
         try: state = check_checkpoint(folder)
-        except ValueError as e: damaged[folder] = e; continue
-        for bad,e in damaged.items():
-            log(f'{e}: put aside')
-            aside = bad.with_name(f'damaged-{bad.name}')
-            shutil.rmtree(aside, ignore_errors=True); bad.rename(aside)
-        return folder, state
+        except ValueError as e: damaged[folder] = e
+        else:
+            for bad,e in damaged.items():
+                log(f'{e}: put aside')
+                aside = bad.with_name(f'damaged-{bad.name}')
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+            return folder, state
     if damaged: raise ValueError(f'{run} has no intact checkpoint: ' + '; '.join(map(str, damaged.values())))
     return None, None
 
-# %% ../../nbs/3_training/16_checkpoint.ipynb #b0bce392
 def prune_checkpoints(
     run, # Folder of a run
     keep:int, # Number of latest checkpoints to keep
@@ -163,4 +164,5 @@ def prune_checkpoints(
         with suppress(ValueError):
             if read_json(folder/'state.json').get('milestone'): continue
         gone = folder.with_name(f'.{folder.name}.tmp')  # a half-deleted one must not count as corrupted
-        folder.rename(gone); shutil.rmtree(gone)
+        folder.rename(gone)
+        shutil.rmtree(gone)

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['train_steps']
 
-# %% ../../nbs/3_training/17_loop.ipynb #382306da
+# %% ../../nbs/3_training/17_loop.ipynb #38bd5cb3
 from contextlib import nullcontext
 from itertools import count
 import torch
 from .optim import set_lr
 
-# %% ../../nbs/3_training/17_loop.ipynb #38bd5cb3
 def train_steps(
     loss_of, # Called with a batch, returns its loss (a scalar tensor)
     batches, # Batches, `accum_iter` of them for each optimiser step
@@ -25,7 +24,6 @@ def train_steps(
 ):  # Yields `dict(step, lr, loss)` after each step; `step` counts from 1, `loss` is a tensor that may still be pending
     "Train, yielding one record per step, without host-device synchronisation."
     scaler = scaler or torch.amp.GradScaler(enabled=False)  # one that does nothing
-    weights = [p for g in optimizer.param_groups for p in g['params']]
     batches = iter(batches)
     for step in count(start):
         total = 0.
@@ -41,7 +39,7 @@ def train_steps(
         set_lr(optimizer, lr)
         if clip_grad:
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(weights, clip_grad)
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], clip_grad)
         scaler.step(optimizer)
         scaler.update()
         yield dict(step=step + 1, lr=lr, loss=total)

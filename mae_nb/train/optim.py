@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['scaled_lr', 'cosine_lr', 'adamw', 'set_lr', 'lars']
 
-# %% ../../nbs/3_training/14_optim.ipynb #48995b51
+# %% ../../nbs/3_training/14_optim.ipynb #859c45e1
 import math
 import torch
 from timm.optim import Lars, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-# %% ../../nbs/3_training/14_optim.ipynb #859c45e1
 def scaled_lr(
     blr:float, # Base learning rate, for 256 images
     batch_size:int, # Effective batch: images per optimiser step, over all processes
@@ -43,14 +42,11 @@ def adamw(
 )->torch.optim.AdamW: # Fused: one kernel for all parameters; with `layer_decay`, groups have an `lr_scale` for `set_lr`
     "Make the paper's optimiser, for pre-training and for fine-tuning."
     how = dict(weight_decay=weight_decay, no_weight_decay_list=no_weight_decay_list)
-    if layer_decay is None:
-        groups = param_groups_weight_decay(model, **how)
-    elif not 0 < layer_decay <= 1:
-        raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
+    if layer_decay is None: groups = param_groups_weight_decay(model, **how)
+    elif not 0 < layer_decay <= 1: raise ValueError(f'layer_decay must be in (0, 1], got {layer_decay}')
     elif not hasattr(model, 'group_matcher'):
         raise ValueError(f'layer_decay needs a model with numbered layers (group_matcher), got {type(model).__name__}')
-    else:
-        groups = param_groups_layer_decay(model, layer_decay=layer_decay, **how)
+    else: groups = param_groups_layer_decay(model, layer_decay=layer_decay, **how)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 # %% ../../nbs/3_training/14_optim.ipynb #dbec184b
@@ -69,8 +65,7 @@ def lars(
     momentum:float=0.9, # Paper, Table 10
 )->Lars: # timm's, with a group that adapts and one that doesn't
     "Make the optimiser of the linear probe: LARS steps, scaled by the norm, for matrices, and plain SGD for biases."
-    trained,groups = [p for p in model.parameters() if p.requires_grad], []
-    for adapt in True, False:  # without always_adapt, timm's Lars is plain SGD wherever nothing is decayed
-        params = [p for p in trained if (p.ndim > 1) == adapt]
-        if params: groups.append(dict(params=params, weight_decay=weight_decay*adapt, always_adapt=adapt))
-    return Lars(groups, lr=lr, momentum=momentum, trust_coeff=0.001)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [dict(params=[p for p in trained if (p.ndim > 1) == adapt], weight_decay=weight_decay*adapt,
+                   always_adapt=adapt) for adapt in (True, False)]  # else timm's Lars is SGD where nothing is decayed
+    return Lars([g for g in groups if g['params']], lr=lr, momentum=momentum, trust_coeff=0.001)
