@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predict_batches', 'accuracy', 'evaluate', 'all_gather_rows', 'predict_all']
 
-# %% ../../nbs/4_paper/20b_evaluation.ipynb #533127d2
+# %% ../../nbs/4_paper/20b_evaluation.ipynb #b6ba10e4
 import math
 import torch, torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +18,6 @@ from ..data.datasets import normalise
 from ..data.augment import EvalDataset
 from ..data.loader import shard_loader
 
-# %% ../../nbs/4_paper/20b_evaluation.ipynb #b6ba10e4
 def predict_batches(
     predict, # Called with normalised images `(B, C, H, W)`, returns one row per image
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -36,9 +35,11 @@ def predict_batches(
     batches = iter(shard_loader(view, batch_size, num_workers, world.rank, world.size))
     turns = math.ceil(math.ceil(len(view)/world.size)/batch_size)
     stats = [torch.tensor(v, device=device) if v else None for v in (cfg.mean, cfg.std)]
+    blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=torch.uint8)
     for _ in tqdm(range(turns), 'evaluating', leave=False, disable=None if world.first and turns > 20 else True):
-        imgs,labels = next(batches, (torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=torch.uint8), None))
-        with torch.no_grad(), autocast(torch.device(device), precision): out = predict(normalise(imgs.to(device), *stats))
+        imgs,labels = next(batches, (blank, None))
+        with torch.no_grad(), autocast(torch.device(device), precision):
+            out = predict(normalise(imgs.to(device), *stats))
         if labels is not None: yield out.float().cpu(), labels
 
 # %% ../../nbs/4_paper/20b_evaluation.ipynb #dd127a0f
@@ -53,7 +54,8 @@ def accuracy(
     classes = None if classes is None else torch.as_tensor(classes)
     for logits,labels in outputs:
         known = logits.shape[1] if classes is None else len(classes)
-        if labels.max() >= known or labels.min() < 0: raise ValueError(f'labels {labels.min()} to {labels.max()}, but there are {known} classes')
+        if labels.max() >= known or labels.min() < 0:
+            raise ValueError(f'labels {labels.min()} to {labels.max()}, but there are {known} classes')
         if restrict: logits = logits[:,classes]
         elif classes is not None: labels = classes[labels]
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:,None]
@@ -74,9 +76,9 @@ def evaluate(
 )->dict: # `images`; `top1` and `top5`, in percent; `loss`, the cross-entropy per image
     "Evaluate a classifier on resized and centre-cropped images; BatchNorm statistics are those of rank 0."
     training = model.training
-    if world.size > 1:
-        for b in model.buffers(): torch.distributed.broadcast(b, 0)
-    try: return accuracy(predict_batches(model.eval(), dataset, model.cfg, model.cls_token.device, world, **how), world, classes, restrict)
+    for b in model.buffers() if world.size > 1 else (): torch.distributed.broadcast(b, 0)
+    outputs = predict_batches(model.eval(), dataset, model.cfg, model.cls_token.device, world, **how)
+    try: return accuracy(outputs, world, classes, restrict)
     finally: model.train(training)
 
 # %% ../../nbs/4_paper/20b_evaluation.ipynb #33eb8c55
@@ -89,7 +91,7 @@ def all_gather_rows(
     if world.size == 1: return mine
     out = mine.new_empty(n, *mine.shape[1:])
     for rank in range(world.size):
-        part = mine.contiguous() if rank == world.rank else mine.new_empty(len(range(rank, n, world.size)), *mine.shape[1:])
+        part = mine.contiguous() if rank == world.rank else mine.new_empty(out[rank::world.size].shape)
         torch.distributed.broadcast(part, rank)
         out[rank::world.size] = part
     return out
@@ -98,6 +100,6 @@ def predict_all(
     predict, dataset, cfg, device, world=DistInfo(), **how # As in `predict_batches`
 )->tuple[Tensor,Tensor]: # Rows `(N, ...)` and labels `(N,)` of all images, on the CPU, in every process
     "Run a function over a whole data set, and collect the outputs."
-    if len(dataset) < world.size: raise ValueError(f'{len(dataset)} images cannot be sharded across {world.size} processes')
-    rows,labels = zip(*predict_batches(predict, dataset, cfg, device, world, **how))
-    return tuple(all_gather_rows(torch.cat(part), len(dataset), world) for part in (rows, labels))
+    if len(dataset) < world.size: raise ValueError(f'{len(dataset)} images cannot be shared by {world.size} processes')
+    parts = zip(*predict_batches(predict, dataset, cfg, device, world, **how))
+    return tuple(all_gather_rows(torch.cat(part), len(dataset), world) for part in parts)

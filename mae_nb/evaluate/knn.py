@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['extract_features', 'raw_pixels', 'knn_rank', 'knn_predict', 'ridge_fit', 'linear_predict', 'probe_features',
-           'cached_features', 'evaluate_knn']
+           'evaluate_knn']
 
-# %% ../../nbs/4_paper/24_knn.ipynb #3e979cae
+# %% ../../nbs/4_paper/24_knn.ipynb #3460d87b
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from ..weights.formats import weights_id
 from .config import KnnConfig
 from .accuracy import predict_all
 
-# %% ../../nbs/4_paper/24_knn.ipynb #3460d87b
 def extract_features(
     model, # An encoder or MAE, with its `cfg`
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -37,10 +36,11 @@ def extract_features(
 )->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)`, on the CPU
     "Encode unmasked images with a frozen encoder."
     if pool not in ('avg', 'token', 'both'): raise ValueError(f"pool must be 'avg', 'token' or 'both', got {pool!r}")
+    how |= dict(batch_size=batch_size, num_workers=num_workers)
     def features(imgs):
         enc = model.encode(imgs)
         return dict(avg=enc.patch_mean, token=enc.cls, both=torch.cat([enc.cls, enc.patch_mean], 1))[pool]
-    return predict_all(features, dataset, model.cfg, model.cls_token.device, world, batch_size=batch_size, num_workers=num_workers, **how)
+    return predict_all(features, dataset, model.cfg, model.cls_token.device, world, **how)
 
 # %% ../../nbs/4_paper/24_knn.ipynb #b1414e98
 def raw_pixels(
@@ -64,13 +64,13 @@ def knn_rank(
     device=None, # Where it is computed; the CPU if not given
 )->Tensor: # Class numbers, the likeliest first, `(M, top)`, on the CPU
     "kNN classification by weighted cosine similarity, as in DINO; at most `chunk * bank_chunk` similarities at a time."
-    if not 1 <= k <= len(bank): raise ValueError(f'k must be between 1 and {len(bank)} (the labelled features), got {k}')
+    if not 1 <= k <= len(bank): raise ValueError(f'k must be between 1 and {len(bank)} (labelled features), got {k}')
     if not temperature > 0: raise ValueError(f'temperature must be above 0, got {temperature}')
-    classes,ranks = int(bank_labels.max()) + 1,[]
+    classes = int(bank_labels.max()) + 1
     unit = lambda x: F.normalize(x.to(device), dim=1)
-    for part in feats.split(chunk):
-        part = unit(part)
-        sim,labels = part.new_empty(len(part), 0),bank_labels.new_empty(len(part), 0).to(device)
+    ranks = []
+    for part in map(unit, feats.split(chunk)):
+        sim,labels = (x.new_empty(len(part), 0).to(device) for x in (part, bank_labels))
         for b,l in zip(bank.split(bank_chunk), bank_labels.split(bank_chunk)):
             new,ids = (part @ unit(b).T).topk(min(k, len(b)), dim=1)
             sim,labels = torch.cat([sim, new], 1),torch.cat([labels, l.to(device)[ids]], 1)
@@ -81,7 +81,6 @@ def knn_rank(
         ranks.append(votes.topk(min(top, classes), dim=1).indices.cpu())
     return torch.cat(ranks)
 
-# %% ../../nbs/4_paper/24_knn.ipynb #ee8c5ca9
 def knn_predict(bank, bank_labels, feats, k=20, temperature=0.07, **how):
     "Name the class that the nearest neighbours vote for, `(M,)`; arguments as in `knn_rank`."
     return knn_rank(bank, bank_labels, feats, k, temperature, top=1, **how)[:,0]
@@ -93,8 +92,9 @@ def ridge_fit(
     penalty:float, # Weight of the squared norm, per feature vector
 )->tuple[Tensor,Tensor]: # Weight `(D, classes)` and bias `(classes,)`
     "Solve for the linear map that best predicts -1/+1 class indicators, with an L2 penalty: no optimiser, no schedule."
-    x,y = feats.double(),F.one_hot(labels).double()*2 - 1
-    mx,my = x.mean(0),y.mean(0)
+    x = feats.double()
+    y = F.one_hot(labels).double()*2 - 1
+    mx,my = (v.mean(0) for v in (x, y))
     xc = x - mx
     gram = xc.T @ xc / len(x) + penalty*torch.eye(x.shape[1], dtype=torch.float64)
     weight = torch.linalg.solve(gram, xc.T @ (y - my) / len(x))
@@ -108,8 +108,7 @@ def linear_predict(
     penalties=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.), # Penalties to choose from on every fifth labelled feature
 )->Tensor: # Class numbers, `(M,)`
     "Classify by the closed-form linear probe on standardised features."
-    mean,std = bank.mean(0),bank.std(0).clamp(min=1e-6)
-    bank,feats = (bank - mean)/std,(feats - mean)/std
+    bank,feats = ((x - bank.mean(0))/bank.std(0).clamp(min=1e-6) for x in (bank, feats))
     held = torch.arange(len(bank)) % 5 == 0
     def score(penalty):
         w,b = ridge_fit(bank[~held], bank_labels[~held], penalty)
@@ -117,36 +116,30 @@ def linear_predict(
     w,b = ridge_fit(bank, bank_labels, max(penalties, key=score))
     return (feats.double() @ w + b).argmax(1)
 
-# %% ../../nbs/4_paper/24_knn.ipynb #04d36c11
 def probe_features(
     train:tuple, # Training features and labels
     test:tuple, # Test features and labels
-)->dict: # `evaluate_knn` and `linear`, top-1 accuracy in percent
+)->dict: # `knn` and `linear`, top-1 accuracy in percent
     "Evaluate features with both probes."
     (f,y),(g,z) = train,test
     accuracy = lambda pred: round(100*(pred == z).float().mean().item(), 2)
     return dict(knn=accuracy(knn_predict(f, y, g, k=min(20, len(f)))), linear=accuracy(linear_predict(f, y, g)))
 
 # %% ../../nbs/4_paper/24_knn.ipynb #1dfba7c4
-def cached_features(
-    folder, # Cache folder, or None
-    name:str, # Which ones
-    told:dict, # What they depend on, JSON-serialisable
-    make, # Called without arguments, computes features and labels
-    world:DistInfo, # Rank, number of processes and device
-)->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)`
-    "Load cached features, or compute and cache them; raise `ValueError` if they are of another encoder or data set."
+def _cached_features(folder, name, told, make, world):
+    "Load cached features and labels, or make and cache them; raise `ValueError` if they depend on other than `told`."
     if folder is None: return make()
-    path = Path(folder)/f'{name}.safetensors'
+    path,about = (Path(folder)/f'{name}.{kind}' for kind in ('safetensors', 'json'))
     def there():
-        if not path.with_suffix('.json').is_file(): return False
-        if wrong := config_diff(told, read_json(path.with_suffix('.json')), ()): raise ValueError(f'{path} holds other features:\n  ' + '\n  '.join(wrong))
-        return True
-    if on_rank0(there, world): f = read_tensors(path); return f['feats'], f['labels']
-    feats,labels = make()
+        wrong = config_diff(told, read_json(about), ()) if about.is_file() else []
+        if wrong: raise ValueError('\n  '.join([f'{path} holds other features:', *wrong]))
+        return about.is_file()
     def keep():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(dict(feats=feats, labels=labels), path); save_json(told, path.with_suffix('.json'))
+        save_tensors(dict(feats=feats, labels=labels), path)
+        save_json(told, about)
+    if on_rank0(there, world): return tuple(map(read_tensors(path).get, ('feats', 'labels')))
+    feats,labels = make()
     on_rank0(keep, world)
     return feats, labels
 
@@ -157,20 +150,23 @@ def evaluate_knn(
 )->dict: # `images`, `top1`, `top5`, in percent
     "Evaluate an encoder by kNN on its features, in one process or under `torchrun`."
     with init_distributed(cfg.device) as world:
-        train,test,_,_ = load_labelled_splits(cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose, cfg.label_fraction, cfg.seed)
+        train,test,_,_ = load_labelled_splits(cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose,
+                                              cfg.label_fraction, cfg.seed)
         if test is None: raise ValueError(f'{cfg.data} has no test images to evaluate on')
         model = from_pretrained(cfg.encoder, 'encoder', world.device, cfg.use_ema)
         precision = resolve_precision(cfg.precision, world.device)
         use_onednn_linear(set_fused_attention(model, world.device, precision), world.device)
-        how = dict(pool=cfg.pool, batch_size=cfg.batch_size, num_workers=cfg.num_workers, crop_pct=cfg.crop_pct, image_backend=cfg.image_backend, precision=precision)
+        same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
+        extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device'
         told = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(weights=weights_id(model))
-        (bank,y),(feats,z) = (cached_features(cfg.features, name, told, partial(extract_features, model, s, world=world, **how), world)
-                              for name,s in (('train', train), ('test', test)))
+        (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, partial(extract, s), world)
+                               for name,s in (('train', train), ('test', test)))
         mine = slice(world.rank, None, world.size)
         right = knn_rank(bank, y, feats[mine], cfg.k, cfg.temperature, device=world.device) == z[mine,None]
         one,five = (sum(v) for v in zip(*all_gather_object((int(right[:,0].sum()), int(right.sum())), world)))
         found = dict(images=len(z), top1=100*one/len(z), top5=100*five/len(z))
         if cfg.output: on_rank0(lambda: save_json(dict(result=found, config=asdict(cfg)), cfg.output), world)
-    if world.first: log(f'{cfg.k} neighbours of {len(y)}: top-1 {found["top1"]:.2f} %, top-5 {found["top5"]:.2f} % of {len(z)} images')
+    line = '{} neighbours of {}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
+    if world.first: log(line.format(cfg.k, len(y), **found))
     return found

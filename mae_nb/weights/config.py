@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['ConvertConfig']
 
-# %% ../../nbs/2_model/08c_weights_config.ipynb #6113a3fc
+# %% ../../nbs/2_model/08c_weights_config.ipynb #32201135
 from dataclasses import dataclass
 from typing import Literal
 from ..core.config import check_fields, to_text
 
-# %% ../../nbs/2_model/08c_weights_config.ipynb #32201135
 @dataclass(frozen=True)
 class ConvertConfig:
     "Weights to convert into another layout."
