@@ -10,7 +10,6 @@ __all__ = ['augmentations', 'random_resized_crop_box', 'fixed_crop_box', 'crop_r
 from functools import partial
 import torch, torch.nn.functional as F
 from PIL import Image
-from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
@@ -111,12 +110,20 @@ class AugmentedDataset(Dataset):
     ):
         if kind not in augmentations: raise ValueError(f'augment must be one of {augmentations}, got {kind!r}')
         if image_backend not in ('fast', 'pil'): raise ValueError(f"image_backend must be 'fast' or 'pil', got {image_backend!r}")
-        self.dataset,self.size,self.seed,self.scale,self.flip,self.kind,self.image_backend = dataset,tuple(size),seed,scale,flip,kind,image_backend
-
+        self.dataset,self.seed,self.scale,self.flip,self.kind,self.image_backend = dataset,seed,scale,flip,kind,image_backend
+        self.size = tuple(size)
     def __len__(self): return len(self.dataset)
-    def __getitem__(self,
-        key:tuple, # `(epoch, index)`
-    ): return self.sample(key[1], sample_rng(self.seed, *key))
+    def __getitem__(self, key:tuple): # `(epoch, index)`
+        return self.sample(key[1], sample_rng(self.seed, *key))
+
+    def random_crop(self,
+        index:int, # Which image
+        generator:torch.Generator, # Random generator
+        data=None, # Its bytes, if already read
+    ):  # uint8 `(C, *size)`; a Pillow image where these are read
+        "Load an image and augment it."
+        img = load_image(self.dataset, index, self.image_backend, data)
+        return augment(img, self.size, generator, self.kind, self.scale, self.flip)
 
 # %% ../../nbs/3_training/13_augment.ipynb #88ea0848
 def load_image(
@@ -133,21 +140,11 @@ def load_image(
     how = decode_pil if image_backend == 'pil' else decode
     return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.exif_transpose)
 
-@patch
-def random_crop(self:AugmentedDataset,
-    index:int, # Which image
-    generator:torch.Generator, # Random generator
-    data=None, # Its bytes, if already read
-):  # uint8 `(C, *size)`; a Pillow image where these are read
-    "Load an image and augment it."
-    return augment(load_image(self.dataset, index, self.image_backend, data), self.size, generator, self.kind, self.scale, self.flip)
-
 # %% ../../nbs/3_training/13_augment.ipynb #398857b7
 class PretrainDataset(AugmentedDataset):
     "The pre-training data set: each sample is an augmented image and its mask scores."
     def __init__(self,
-        dataset:Dataset, # As for `AugmentedDataset`
-        size:tuple, # Image `(H, W)` for the model
+        dataset:Dataset, size:tuple, # As for `AugmentedDataset`
         num_patches:int, # Number of patches `L`
         seed:int=0, # Seed of the run
         masks:int=1, # Masks per image `M`: the same crop with different masks
@@ -157,12 +154,8 @@ class PretrainDataset(AugmentedDataset):
         super().__init__(dataset, size, seed, **how)
         self.num_patches,self.masks,self.score = num_patches,masks,score
 
-    def sample(self,
-        index:int, # Which image
-        generator:torch.Generator, # Random generator
-        data=None, # Its bytes, if already read
-    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, and scores `(L,)`, or `(M, L)` for several masks
-        "Load, augment, and draw the mask."
+    def sample(self, index, generator, data=None)->tuple: # uint8 image `(C, *size)`, and scores `(L,)` or `(M, L)`
+        "Load, augment, and draw the mask; arguments are those of `random_crop`."
         img = self.random_crop(index, generator, data)
         if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
         score = self.score or (lambda g: torch.rand(self.num_patches, generator=g))
@@ -176,10 +169,13 @@ class EvalDataset(Dataset):
         size:tuple, # Image `(H, W)` for the model
         crop_pct:float=1., # Crop size over the short side; 0.875 is the paper's: resize to 256 and crop 224
         image_backend:str='fast', # `'fast'` or `'pil'`
-    ): self.dataset,self.size,self.crop_pct,self.image_backend = dataset,tuple(size),crop_pct,image_backend
+    ):
+        self.dataset,self.crop_pct,self.image_backend = dataset,crop_pct,image_backend
+        self.size = tuple(size)
     def __len__(self): return len(self.dataset)
     def __getitem__(self, i):
-        img,(H,W) = load_image(self.dataset, i, self.image_backend),self.size
+        img = load_image(self.dataset, i, self.image_backend)
+        H,W = self.size
         h,w = img.shape[-2:] if isinstance(img, Tensor) else img.size[::-1]
         if (h, w) != (H, W):
             a,b = max(H, int(H/self.crop_pct)),max(W, int(W/self.crop_pct))
@@ -194,7 +190,6 @@ def rand_augment(
     mean:tuple, # Per-channel mean of pixels in [0, 1]: what is shifted out of an image leaves this colour
 ):  # Called with a Pillow image, returns one; uses Python's and numpy's random generators
     "Make timm's RandAugment, with a fix: it sometimes posterizes to 0 bits (black), which Pillow 13 rejects."
-    from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
     try: change = rand_augment_transform(policy, dict(translate_const=int(min(size)*0.45), interpolation=Image.BICUBIC,
                                                       img_mean=tuple(min(255, round(255*m)) for m in mean)))

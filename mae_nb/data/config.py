@@ -41,7 +41,6 @@ class DatasetConfig:
     split:Literal['train', 'test'] = 'train' # part of the data
     data_root:str|None = None # cache folder of torchvision or Hugging Face data sets
     num_workers:int = 0 # data-loader workers; 0 reads in the main process
-
     def __post_init__(self):
         to_text(self, 'data', 'data_root')
         check_fields(self, dict(num_workers=0))
@@ -50,5 +49,4 @@ class DatasetConfig:
 class IndexConfig:
     "Shards from elsewhere, to be listed so that they open at once and can be read over a network."
     shards:str = '.' # folder of shards, or a pattern as in x-{000..146}.tar
-
     def __post_init__(self): to_text(self, 'shards')

@@ -8,19 +8,19 @@ __all__ = ['assets', 'photo_names', 'fashion_classes', 'torchvision_sets', 'phot
            'denormalise']
 
 # %% ../../nbs/3_training/12_data.ipynb #e0e75a09
+import numpy as np, torch
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-import numpy as np, torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 from tqdm.auto import tqdm
-from .images import CorruptImage, EncodedImageDataset, FolderImages, read_bytes, worker_options
+from .images import CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, worker_options
 from .filelists import listed_images, listed_sets
 from .shards import ShardImages
 
-# %% ../../nbs/3_training/12_data.ipynb #01041766
 assets = files('mae_nb')/'assets'
 photo_names = ('astronaut', 'chelsea', 'coffee', 'rocket', 'hubble_deep_field')
 
@@ -46,17 +46,14 @@ class TensorImages(Dataset):
         self.imgs,self.classes = imgs,classes
         self.labels = torch.full((len(imgs),), -1) if labels is None else torch.as_tensor(labels).long()
         if len(self.labels) != len(imgs): raise ValueError(f'{len(imgs)} images, but {len(self.labels)} labels')
-
     def __len__(self): return len(self.imgs)
     def __getitem__(self, i): return self.imgs[i], int(self.labels[i])
 
 # %% ../../nbs/3_training/12_data.ipynb #1acbdbda
 fashion_classes = ('T-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'boot')
 
-def fashion(
-    split:str='train', # `'train'` (10 000 images) or `'test'` (2 000)
-)->TensorImages: # 28x28, one channel, ten balanced classes
-    "Load the bundled subset of Fashion-MNIST."
+def fashion(split:str='train'): # `'train'` (10 000 images) or `'test'` (2 000)
+    "Load the bundled subset of Fashion-MNIST: 28x28, one channel, ten balanced classes."
     if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     with np.load(assets/'fashion12k.npz') as f: imgs,labels = f[f'{split}_images'],f[f'{split}_labels']
     return TensorImages(torch.from_numpy(imgs)[:,None], torch.from_numpy(labels), fashion_classes)
@@ -71,19 +68,19 @@ class HFImages(EncodedImageDataset):
         from datasets import ClassLabel, Image as ImageColumn
         kind = lambda k: [n for n,f in dataset.features.items() if isinstance(f, k)]
         if not kind(ImageColumn): raise ValueError(f'no column of images; there are {dataset.features}')
-        self.exif_transpose,self.column,label = exif_transpose,kind(ImageColumn)[0],kind(ClassLabel)[:1]
+        self.exif_transpose = exif_transpose
+        self.column = kind(ImageColumn)[0]
+        label = kind(ClassLabel)[:1]
         self.rows = dataset.select_columns([self.column]).cast_column(self.column, ImageColumn(decode=False))
         self.classes = tuple(dataset.features[label[0]].names) if label else None
         labels = np.asarray(dataset.with_format('numpy')[label[0]][:]) if label else np.full(len(dataset), -1)
         self.labels = torch.as_tensor(labels)
-
     def name(self, i): return f'{self.rows.info.dataset_name or "data set"}, row {i}'
     def read(self, i):
         row = self.rows[int(i)][self.column]
         if row is None: raise CorruptImage(f'cannot read {self.name(i)}: there is no image in it')
         return row['bytes'] if row['bytes'] is not None else read_bytes(row['path'])
 
-# %% ../../nbs/3_training/12_data.ipynb #28370b83
 def hf_images(
     name:str, # Of a data set on the hub, or a folder of parquet files
     split:str='train', # `'train'`, or `'test'`, which may be called validation there
@@ -102,16 +99,13 @@ def hf_images(
 # %% ../../nbs/3_training/12_data.ipynb #0fd42cc2
 class TorchvisionImages(Dataset):
     "A torchvision classification set, its images as uint8 tensors."
-    def __init__(self,
-        dataset, # Yields `(PIL image, class number)`
-    ):
-        self.dataset,self.classes = dataset,getattr(dataset, 'classes', None)
-        for k in 'targets', 'labels', '_labels':
-            if hasattr(dataset, k): labels = getattr(dataset, k); break
-        else: labels = [label for _,label in dataset._samples]
+    def __init__(self, dataset): # Yields `(PIL image, class number)`
+        self.dataset = dataset
+        self.classes = getattr(dataset, 'classes', None)
+        name = next((k for k in ('targets', 'labels', '_labels') if hasattr(dataset, k)), None)
+        labels = getattr(dataset, name) if name else [label for _,label in dataset._samples]
         self.labels = torch.as_tensor(np.asarray(labels)).long()
         self.mode = 'L' if dataset[0][0].mode == 'L' else 'RGB'
-
     def __len__(self): return len(self.dataset)
     def name(self, i): return f'{type(self.dataset).__name__}, image {i}'
     def __getitem__(self, i):
@@ -119,7 +113,6 @@ class TorchvisionImages(Dataset):
         except (OSError, ValueError) as e: raise CorruptImage(f'cannot read {self.name(i)}: {e}') from e
         return tvf.pil_to_tensor(img.convert(self.mode)), int(label)
 
-# %% ../../nbs/3_training/12_data.ipynb #899faa02
 _by_flag,_by_name = (dict(train=True), dict(train=False)),(dict(split='train'), dict(split='test'))
 torchvision_sets = {  # name: arguments for training and for test
     **dict.fromkeys(('FashionMNIST', 'MNIST', 'KMNIST', 'CIFAR10', 'CIFAR100'), _by_flag),
@@ -155,7 +148,6 @@ def _in_folder(path, split, exif_transpose):
     if split != 'train': raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
     return _all_in(path, exif_transpose, but=('val-', 'test-'))
 
-# %% ../../nbs/3_training/12_data.ipynb #2d25a201
 def load_images(
     data:str, # `'fashion'`, one of `torchvision_sets` or `listed_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`
     split:str='train', # `'train'` or `'test'`
@@ -179,14 +171,10 @@ def load_images(
                             f"nor one of {', '.join([*torchvision_sets, *listed_sets])}")
 
 # %% ../../nbs/3_training/12_data.ipynb #1be5be92
-class _Sums(Dataset):
-    "Of each image, per channel: mean of its pixels in [0, 1], and mean of their squares; None for a corrupt one."
-    def __init__(self, dataset, ids): self.dataset,self.ids = dataset,ids
-    def __len__(self): return len(self.ids)
-    def __getitem__(self, k):
-        try: x = self.dataset[int(self.ids[k])][0].double()/255
-        except CorruptImage: return None
-        return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # an array is copied between processes, a tensor would take a file
+def _sums(dataset, i):
+    "Per channel of an image: mean of its pixels in [0, 1], and mean of their squares."
+    x = dataset[int(i)][0].double()/255
+    return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # workers copy an array; a tensor would take a file
 
 def channel_stats(
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -195,11 +183,11 @@ def channel_stats(
 )->tuple[tuple,tuple]: # Mean and standard deviation per channel, of pixels in [0, 1]
     "Measure what normalisation needs; each image counts the same, corrupt ones are left out."
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
-    loader = DataLoader(_Sums(dataset, ids), batch_size=None, **worker_options(num_workers))
-    bar = tqdm(loader, 'mean and std', leave=False, unit='img', disable=None if len(ids) > 2000 else True)
+    sums = partial(catch_corrupt, partial(_sums, dataset))
+    loader = DataLoader(ids, batch_size=None, collate_fn=sums, **worker_options(num_workers))
     total,n = 0.,0
-    for s in bar:
-        if s is not None: total,n = total + s,n + 1
+    for s in tqdm(loader, 'mean and std', leave=False, unit='img', disable=len(ids) <= 2000 or None):
+        if not isinstance(s, CorruptImage): total,n = total + s,n + 1
     if not n: raise ValueError(f'none of {len(ids)} images can be read')
     mean,square = total/n
     std = (square - mean**2).clip(min=1e-8)**.5
@@ -208,8 +196,7 @@ def channel_stats(
 # %% ../../nbs/3_training/12_data.ipynb #a680a45d
 def normalise(
     imgs:Tensor, # uint8, `(B, C, H, W)` or `(C, H, W)`
-    mean, # One number per channel, or None
-    std, # One number per channel, or None
+    mean, std, # One number per channel each, or None
 )->Tensor: # float32
     "Scale pixels to [0, 1], then subtract the mean and divide by the standard deviation, on the images' device."
     x = imgs.float()/255
@@ -217,11 +204,9 @@ def normalise(
     at = lambda v: torch.as_tensor(v, device=x.device)[:,None,None]
     return (x - at(mean))/at(std)
 
-# %% ../../nbs/3_training/12_data.ipynb #e6e048f4
 def denormalise(
     imgs:Tensor, # Normalised images, `(B, C, H, W)`
-    mean, # One number per channel, or None
-    std, # One number per channel, or None
+    mean, std, # One number per channel each, or None
 )->Tensor: # Images in [0, 1]
     "Undo `normalise`, but for the scale: pixels stay in [0, 1]."
     if mean is None: return imgs

@@ -6,10 +6,9 @@
 __all__ = ['listed_sets', 'ListedImages', 'read_list', 'inat', 'places365', 'places205', 'listed_images']
 
 # %% ../../nbs/3_training/11b_lists.ipynb #588e7944
-import json, os, re
+import json, os, re, numpy as np, torch
 from functools import partial
 from pathlib import Path
-import numpy as np, torch
 from .images import EncodedImageDataset, read_bytes
 
 # %% ../../nbs/3_training/11b_lists.ipynb #9d39e8e9
@@ -22,36 +21,35 @@ class ListedImages(EncodedImageDataset):
         classes=None, # Class names, by number
         exif_transpose:bool=False, # Apply the EXIF orientation?
     ):
-        self.root,self.exif_transpose,self.classes = Path(root),exif_transpose,None if classes is None else tuple(classes)
+        self.root = Path(root)
+        self.exif_transpose = exif_transpose
+        self.classes = None if classes is None else tuple(classes)
         self.files = np.array([os.fsencode(f) for f in files])  # one memory block, shared by the data-loader workers
         self.labels = torch.as_tensor(np.asarray(labels, np.int64))
         if not len(self.files): raise ValueError(f'no images are listed for {root}')
         if len(self.labels) != len(self.files): raise ValueError(f'{len(self.files)} images, but {len(self.labels)} labels')
-        least,most = self.labels.min().item(),self.labels.max().item()
+        least,most = map(int, self.labels.aminmax())
         if classes is not None and not (0 <= least and most < len(self.classes)):
             raise ValueError(f'class numbers from {least} to {most} are listed for {root}, and there are {len(self.classes)} classes')
-
     def name(self, i): return str(self.root/os.fsdecode(self.files[i]))
     def read(self, i): return read_bytes(self.name(i))
 
 # %% ../../nbs/3_training/11b_lists.ipynb #9286de1a
-def read_list(
-    path, # Text file with lines `path label`, separated by a space or a comma
-)->tuple[list,list]: # Paths, without a slash before them, and class numbers
-    "Read a list of images: the class index follows the last space or comma of a line."
-    found,line_form = [],re.compile(r'/*(.*[^\s,])[\s,]+(\d+)')
+def read_list(path): # Text file with lines `path label`, separated by a space or a comma
+    "Read paths, without a slash before them, and class numbers, which follow the last space or comma of a line."
+    found = []
     try: lines = Path(path).read_text().splitlines()
     except UnicodeDecodeError as e: raise ValueError(f'{path} is no text file: {e}') from e
     for n,line in enumerate(lines, 1):
         if not (line := line.strip()): continue
-        m = line_form.fullmatch(line)
+        m = re.fullmatch(r'/*(.*[^\s,])[\s,]+(\d+)', line)
         if not m: raise ValueError(f"line {n} of {path} is {line[:80]!r}, and should be 'path label'")
         found.append((m[1], int(m[2])))
     return [f for f,_ in found], [k for _,k in found]
 
-# %% ../../nbs/3_training/11b_lists.ipynb #4a9b9780
+# %% ../../nbs/3_training/11b_lists.ipynb #ab0f91c7
 def _coco(path):
-    "Class names by id, files by image id, and `(image id, class id)` of each annotation."
+    "Read class names by id, files by image id, and `(image id, class id)` of each annotation."
     try: table = json.loads(path.read_bytes())
     except ValueError as e: raise ValueError(f'{path} is damaged, or no JSON: {e}') from e
     try:
@@ -59,7 +57,6 @@ def _coco(path):
                 [(a['image_id'], a['category_id']) for a in table['annotations']])
     except (KeyError, TypeError) as e: raise ValueError(f'{path} is no list in the format of COCO: it lacks {e}') from e
 
-# %% ../../nbs/3_training/11b_lists.ipynb #ab0f91c7
 def _listed(root, *names):
     "The first of these files that there is in a folder."
     for n in names:
@@ -73,16 +70,13 @@ def _base(root, first, *folders):
     raise FileNotFoundError(f'no image {first}, the first of the list, in {root}: looked below {", ".join(map(repr, folders))}')
 
 # %% ../../nbs/3_training/11b_lists.ipynb #b21a75f6
-def inat(
-    year:int, # 2017, 2018 or 2019
-    split:str, # `'train'`, or `'test'`: the official validation part
-    root, # Folder of `train2018.json` and `val2018.json`; images lie where these say, relative to it
-    exif_transpose:bool=False, # Apply the EXIF orientation?
-)->ListedImages: # Classes in the order of their ids in `categories`
-    "Load an iNaturalist set by its official lists (github.com/visipedia/inat_comp: COCO's format, with one class per image)."
+def inat(year:int, split:str, root, exif_transpose:bool=False): # 2017, 2018 or 2019; the others as for `listed_images`
+    """Load an iNaturalist set by its official lists (github.com/visipedia/inat_comp: COCO's format, one class per image).
+    `root` holds `train2018.json`, `val2018.json`, and images where these say; classes are in the order of their ids."""
     path = _listed(Path(root), f'{"train" if split == "train" else "val"}{year}.json')
     names,images,pairs = _coco(path)
-    number,label = {c: i for i,c in enumerate(sorted(names))},{}
+    number = {c: i for i,c in enumerate(sorted(names))}
+    label = {}
     for image,c in pairs:
         if image not in images: raise ValueError(f'{path} has an annotation for image {image}, which it does not list')
         if c not in number: raise ValueError(f'{path} has an annotation with category {c}, which it does not list')
@@ -102,13 +96,12 @@ def _by_number(names, numbers, path):
     return [of[k] for k in range(len(of))]
 
 # %% ../../nbs/3_training/11b_lists.ipynb #2d75d768
-def places365(
-    split:str, # `'train'` (the standard part), or `'test'`: the official validation part
-    root, # Folder of `places365_train_standard.txt`, `places365_val.txt`, `categories_places365.txt`, and the images
-    exif_transpose:bool=False, # Apply the EXIF orientation?
-)->ListedImages: # Of 256 pixels (`data_256_standard`, `val_256`) if these are there, or the large ones
-    "Load Places365-Standard; names of files and folders are those of torchvision's `Places365`, or of the archives, unpacked."
-    root,train = Path(root),split == 'train'
+def places365(split:str, root, exif_transpose:bool=False): # As for `listed_images`
+    """Load Places365-Standard; files and folders are named as in torchvision's `Places365`, or in the archives, unpacked.
+    `root` holds `places365_train_standard.txt`, `places365_val.txt`, `categories_places365.txt` and the images:
+    those of 256 pixels (`data_256_standard`, `val_256`) are taken if they are there, or the large ones."""
+    root = Path(root)
+    train = split == 'train'
     files,labels = read_list(_listed(root, 'places365_train_standard.txt' if train else 'places365_val.txt'))
     names = _listed(root, 'categories_places365.txt')
     folders = ('data_256_standard', 'data_256', 'data_large_standard', 'data_large') if train else ('val_256', 'val_large')
@@ -116,14 +109,13 @@ def places365(
     return ListedImages(files, labels, base, _by_number(*read_list(names), names), exif_transpose)
 
 # %% ../../nbs/3_training/11b_lists.ipynb #df58540d
-def places205(
-    split:str, # `'train'`, or `'test'`: the official validation part
-    root, # Folder of `trainvalsplit_places205` (`train_places205.csv`, `val_places205.csv`), and of the images
-    exif_transpose:bool=False, # Apply the EXIF orientation?
-)->ListedImages: # Classes are named by the folders of the training list
-    "Load Places205; no library has it, so the paths follow public loaders (`data/vision/torralba/deeplearning/images256`)."
-    root,train = Path(root),'train_places205.csv'
-    listed = [_listed(root, f'trainvalsplit_places205/{n}', n) for n in (train, train if split == 'train' else 'val_places205.csv')]
+def places205(split:str, root, exif_transpose:bool=False): # As for `listed_images`
+    """Load Places205; no library has it, so paths follow public loaders (`data/vision/torralba/deeplearning/images256`).
+    `root` holds `trainvalsplit_places205` (`train_places205.csv`, `val_places205.csv`) and the images;
+    classes are named by the folders of the training list."""
+    root = Path(root)
+    listed = [_listed(root, f'trainvalsplit_places205/{s}_places205.csv', f'{s}_places205.csv')
+              for s in ('train', 'train' if split == 'train' else 'val')]
     (known,numbers),(files,labels) = map(read_list, listed)
     base = _base(root, files[0], 'data/vision/torralba/deeplearning/images256', 'images256', '.') if files else root
     return ListedImages(files, labels, base, _by_number([f.rpartition('/')[0] for f in known], numbers, listed[0]), exif_transpose)
@@ -133,7 +125,7 @@ listed_sets = {**{f'inat{y}': partial(inat, y) for y in (2017, 2018, 2019)}, 'pl
 
 def listed_images(
     name:str, # One of `listed_sets`
-    split:str, # `'train'` or `'test'`
+    split:str, # `'train'`, or `'test'`: the official validation part
     root, # Folder of its lists and images
     exif_transpose:bool=False, # Apply the EXIF orientation?
 )->ListedImages:

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['image_endings', 'CorruptImage', 'open_image', 'to_rgb', 'needs_exif_transpose', 'decode_pil', 'torchcodec_decoder',
-           'decoder_names', 'decode', 'read_image', 'read_bytes', 'EncodedImageDataset', 'FolderImages',
-           'worker_options']
+           'decoder_names', 'decode', 'read_image', 'read_bytes', 'catch_corrupt', 'EncodedImageDataset',
+           'FolderImages', 'worker_options']
 
 # %% ../../nbs/3_training/11_images.ipynb #5ba4cf42
-import io, multiprocessing, os, re, signal, warnings
+import io, multiprocessing, os, re, signal, warnings, numpy as np, torch
 from copy import copy
 from functools import cache, partial
 from multiprocessing.util import Finalize
 from pathlib import Path
-import numpy as np, torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,7 +24,6 @@ image_endings = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gi
 class CorruptImage(ValueError):
     "An image that cannot be read; its text names it."
 
-# %% ../../nbs/3_training/11_images.ipynb #ded00705
 def open_image(
     data:bytes, # Content of an image file
     name='image', # For the error
@@ -40,9 +38,7 @@ def open_image(
         raise CorruptImage(f'cannot read {name} as an image: {what}') from e
 
 # %% ../../nbs/3_training/11_images.ipynb #cb0edf71
-def to_rgb(
-    im:Image.Image, # As Pillow opened it
-)->Image.Image: # Mode RGB
+def to_rgb(im:Image.Image)->Image.Image: # As Pillow opened it; in mode RGB
     "Convert an image of any mode to RGB as `ImageFolder` does: transparency is dropped. 16 bits are scaled to 8, unlike in Pillow."
     if im.mode == 'RGB': return im
     if im.mode.startswith('I'):  # I;16 and its kin: Pillow would cut off at 255 instead of scaling
@@ -52,13 +48,10 @@ def to_rgb(
     return im.convert('RGB')
 
 # %% ../../nbs/3_training/11_images.ipynb #a85945dd
-def needs_exif_transpose(
-    im:Image.Image, # From `open_image`
-)->bool: # Does its EXIF orientation require a rotation or a flip?
+def needs_exif_transpose(im:Image.Image)->bool: # From `open_image`
     "Tell whether the EXIF orientation (2 to 8) requires a rotation or a flip."
     return 'exif' in im.info and im.getexif().get(0x0112, 1) in range(2, 9)
 
-# %% ../../nbs/3_training/11_images.ipynb #a7f4a6a6
 def decode_pil(
     data:bytes, # Content of an image file
     name='image', # For the error
@@ -81,7 +74,6 @@ def torchcodec_decoder():
     except (ImportError, OSError, RuntimeError): return None
     return decode_jpeg
 
-# %% ../../nbs/3_training/11_images.ipynb #848c0af2
 def decoder_names()->str: # Name of a library
     "Name the available JPEG decoders."
     return 'torchcodec' if torchcodec_decoder() else 'Pillow'
@@ -93,7 +85,8 @@ def decode(
     exif_transpose:bool=False, # Apply the EXIF orientation?
 )->Tensor: # uint8, `(3, H, W)`
     "Decode to RGB: JPEG by torchcodec where it is installed, all else by Pillow; the pixels are the same. Raise `CorruptImage` naming the image."
-    fast,im = torchcodec_decoder(),open_image(data, name)
+    fast = torchcodec_decoder()
+    im = open_image(data, name)
     if not fast or im.format != 'JPEG' or needs_exif_transpose(im): return tvf.pil_to_tensor(decode_pil(data, name, exif_transpose))
     try: return fast(data, mode='RGB')
     except (RuntimeError, ValueError) as e:
@@ -101,22 +94,22 @@ def decode(
         raise CorruptImage(f'cannot read {name} as an image: {why}') from e
 
 # %% ../../nbs/3_training/11_images.ipynb #54b343de
-def read_image(
-    path, # Image file
-    exif_transpose:bool=False, # Apply the EXIF orientation?
-)->Tensor: # uint8, `(3, H, W)`
+def read_image(path, exif_transpose:bool=False)->Tensor: # An image file; apply its EXIF orientation? uint8, `(3, H, W)`
     "Decode an image file to RGB; raise `CorruptImage` naming the file when it cannot be."
     return decode(read_bytes(path), path, exif_transpose)
 
-def read_bytes(
-    path, # A file
-)->bytes:
+def read_bytes(path)->bytes: # Content of a file
     "Read a file; raise `CorruptImage` naming it when that fails."
     try:
         with open(path, 'rb') as f: return f.read()
     except OSError as e: raise CorruptImage(f'cannot read {path}: {e.strerror or e}') from e
 
 # %% ../../nbs/3_training/11_images.ipynb #6a397571
+def catch_corrupt(f, i): # A function of an image's index; the index
+    "What `f(i)` returns, or the `CorruptImage` that it raises."
+    try: return f(i)
+    except CorruptImage as e: return e
+
 class EncodedImageDataset(Dataset):
     "Encoded images, decoded on access. Subclasses implement `read` and `name`."
     classes = None # Class names, where there are classes
@@ -124,29 +117,11 @@ class EncodedImageDataset(Dataset):
 
     def read(self, i): raise NotImplementedError
     def name(self, i): raise NotImplementedError
-    def read_many(self,
-        ids, # Indices of images
-    )->list: # Bytes of each, or the `CorruptImage` raised when reading it
-        "Read several at once: sources that are far away can fetch them together."
-        return [_try(self.read, i) for i in ids]
-
+    def read_many(self, ids): # Indices of images
+        "Bytes of several, or the `CorruptImage` raised when reading one: remote sources can fetch them together."
+        return [catch_corrupt(self.read, i) for i in ids]
     def __len__(self): return len(self.labels)
     def __getitem__(self, i): return decode(self.read(i), self.name(i), self.exif_transpose), int(self.labels[i])
-
-def _try(read, i):
-    try: return read(i)
-    except CorruptImage as e: return e
-
-# %% ../../nbs/3_training/11_images.ipynb #70bd7e78
-def _find(path):
-    "Image files below a folder, as paths relative to it, and its direct subfolders. Hidden ones (`.name`) are skipped."
-    found,path = [],os.fspath(path)
-    for at,dirs,names in os.walk(path, followlinks=True):
-        dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
-        if at == path: tops = list(dirs)
-        rel = os.path.relpath(at, path)
-        found += [n if rel == '.' else f'{rel}{os.sep}{n}' for n in names if n.lower().endswith(image_endings) and not n.startswith('.')]
-    return sorted(found, key=lambda f: f.split(os.sep)), tops
 
 # %% ../../nbs/3_training/11_images.ipynb #acd18063
 class FolderImages(EncodedImageDataset):
@@ -155,17 +130,27 @@ class FolderImages(EncodedImageDataset):
         path, # Folder; images are looked for at any depth
         exif_transpose:bool=False, # Apply the EXIF orientation?
     ):
-        self.path,self.exif_transpose = Path(path),exif_transpose
+        self.path = Path(path)
+        self.exif_transpose = exif_transpose
         if not self.path.is_dir(): raise FileNotFoundError(f'no folder {path}')
-        found,tops = _find(self.path)
+        found = []
+        for at,dirs,names in os.walk(self.path, followlinks=True):
+            dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
+            inside = os.path.relpath(at, self.path)
+            if inside == '.': tops = list(dirs)
+            names = [n for n in names if n.lower().endswith(image_endings) and not n.startswith('.')]
+            found += names if inside == '.' else [f'{inside}{os.sep}{n}' for n in names]
+        found.sort(key=lambda f: f.split(os.sep))
         if not found: raise ValueError(f'no images under {path}: looked for files ending in {", ".join(image_endings)}')
         self.files = np.array([os.fsencode(f) for f in found])  # one memory block, shared by the data-loader workers
         first = [f.split(os.sep)[0] if os.sep in f else None for f in found]
-        if None in first: self.labels = torch.full((len(found),), -1); return
+        if None in first:
+            self.labels = torch.full((len(found),), -1)
+            return
         if empty := sorted(set(tops) - set(first)): warnings.warn(f'no images in {empty} of {path}; they count as classes all the same')
-        self.classes,number = tuple(tops),{t: i for i,t in enumerate(tops)}
+        self.classes = tuple(tops)
+        number = {t: i for i,t in enumerate(tops)}
         self.labels = torch.tensor([number[t] for t in first])
-
     def name(self, i): return str(self.path/os.fsdecode(self.files[i]))
     def read(self, i): return read_bytes(self.name(i))
 
@@ -181,12 +166,11 @@ def _ignore_signals(leaving, worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: leaving.is_set() and os._exit(0))
 
-def worker_options(
-    num_workers:int, # Data-loader workers; 0 loads in this process
-)->dict: # Arguments of a `DataLoader`
-    "Arguments for loading processes that leave signals to the main process; one that is killed keeps nobody waiting."
+def worker_options(num_workers:int): # Data-loader workers; 0 loads in this process
+    "Make arguments of a `DataLoader`: workers leave signals to the main process; if one is killed, nobody waits for it."
     if not num_workers: return {}
-    context,leaving = copy(multiprocessing.get_context()),_Event()
+    context = copy(multiprocessing.get_context())
+    leaving = _Event()
     context.Event = _Event  # torch makes its event by this
     Finalize(None, leaving.set, exitpriority=0)  # at exit, before the children get SIGTERM and are waited for
     return dict(num_workers=num_workers, multiprocessing_context=context, worker_init_fn=partial(_ignore_signals, leaving))

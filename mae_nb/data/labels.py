@@ -7,7 +7,6 @@ __all__ = ['FinetuneDataset', 'label_subset', 'load_labelled_splits']
 
 # %% ../../nbs/3_training/13c_labelled.ipynb #d1cb3694
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
@@ -20,50 +19,42 @@ from .augment import AugmentedDataset, rand_augment
 class FinetuneDataset(AugmentedDataset):
     "The fine-tuning data set: each sample is an augmented image and its class."
     def __init__(self,
-        dataset:Dataset, # As for `AugmentedDataset`; with `labels`
-        size:tuple, # Image `(H, W)` for the model
-        seed:int=0, # Seed of the run
+        dataset:Dataset, size:tuple, seed:int=0, # As for `AugmentedDataset`; the data set has `labels`
         policy:str=None, # RandAugment's; none if not given
         reprob:float=0., # Probability of random erasing
-        mean:tuple=None, # For RandAugment and erasing: per-channel mean
-        std:tuple=None, # For RandAugment and erasing: per-channel standard deviation
+        mean:tuple=None, std:tuple=None, # For RandAugment and erasing: per-channel mean and standard deviation
         scale:tuple=(0.08, 1.), # Range of the crop's fraction of the area
         **how # `flip`, `kind`, `image_backend` of `AugmentedDataset`
     ):
         super().__init__(dataset, size, seed, scale, **how)
-        self.mean,self.std,self.change,self.erase = mean,std,None,None
+        self.mean,self.std = mean,std
+        self.change,self.erase = None,None
         if policy and len(mean) not in (1, 3): raise ValueError(f'RandAugment needs images of 1 or 3 channels, got {len(mean)}')
         if policy: self.change = rand_augment(policy, size, mean)
         if reprob:
             from timm.data.random_erasing import RandomErasing
             self.erase = RandomErasing(reprob, mode='pixel', device='cpu')
 
-    def sample(self,
-        index:int, # Which image
-        generator:torch.Generator, # Random generator
-        data=None, # Its bytes, if already read
-    )->tuple[Tensor,Tensor]: # uint8 image `(C, *size)`, or a normalised float32 one where erasing is on; and its class
-        "Load and augment with the sample's own random generator."
+    def sample(self, index, generator, data=None)->tuple: # Image `(C, *size)`, and its class
+        "Load and augment as in `random_crop`; the image is uint8, or normalised float32 where erasing is on."
         img = self.random_crop(index, generator, data)
         if self.change or self.erase:
             with fork_rng(generator): img = self.rand_augment_and_erase(img)
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
 
-# %% ../../nbs/3_training/13c_labelled.ipynb #a352ce08
-@patch
-def rand_augment_and_erase(self:FinetuneDataset,
-    img, # uint8 `(C, H, W)`, or a Pillow image
-):  # A Pillow image, or a tensor: uint8, or normalised float32 where erasing is on
-    "timm's RandAugment, then random erasing of the normalised image; both use global random generators."
-    if self.change: img = self.change(tvf.to_pil_image(img) if isinstance(img, Tensor) else img)
-    if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
-    return self.erase(normalise(img, self.mean, self.std)) if self.erase else img
+    def rand_augment_and_erase(self, img): # uint8 `(C, H, W)`, or a Pillow image
+        "timm's RandAugment, then random erasing of the normalised image (float32); both use global random generators."
+        if self.change: img = self.change(tvf.to_pil_image(img) if isinstance(img, Tensor) else img)
+        if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
+        return self.erase(normalise(img, self.mean, self.std)) if self.erase else img
 
 # %% ../../nbs/3_training/13c_labelled.ipynb #3ae8cccf
 class _Some(Dataset):
     "Some of the images of a data set."
     def __init__(self, dataset, ids):
-        self.dataset,self.ids,self.labels,self.classes = dataset,ids,dataset.labels[ids],dataset.classes
+        self.dataset,self.ids = dataset,ids
+        self.classes = dataset.classes
+        self.labels = dataset.labels[ids]
         self.exif_transpose = getattr(dataset, 'exif_transpose', False)
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.dataset[int(self.ids[i])]
@@ -89,10 +80,7 @@ def label_subset(
 
 # %% ../../nbs/3_training/13c_labelled.ipynb #c700add5
 def load_labelled_splits(
-    data:str, # A name that `load_images` knows
-    root=None, # As for `load_images`
-    download:bool=False, # As above
-    exif_transpose:bool=False, # As above
+    data:str, root=None, download:bool=False, exif_transpose:bool=False, # As for `load_images`
     fraction:float=1., # Fraction of each class's training images
     seed:int=0, # Which ones
 )->tuple[Dataset,Dataset,int,tuple]: # Training set; test set, or None; number of classes; their names, or None

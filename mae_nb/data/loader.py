@@ -6,9 +6,8 @@
 __all__ = ['ResumableBatchSampler', 'CorruptCounter', 'TrainLoader', 'train_loader', 'shard_loader']
 
 # %% ../../nbs/3_training/13b_batches.ipynb #71579dda
-import signal
+import signal, torch
 from multiprocessing.connection import wait
-import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info, Subset
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from ..core.rng import sample_rng
@@ -25,8 +24,7 @@ class ResumableBatchSampler:
         seed:int=0, # Seed of the run
         start:int=0, # Steps already done
         accum_iter:int=1, # Batches per step
-        rank:int=0, # Rank of this process
-        processes:int=1, # Number of processes
+        rank:int=0, processes:int=1, # Rank of this process, and number of processes
     ):
         self.n,self.batch_size,self.epochs,self.seed,self.start = n,batch_size,epochs,seed,start
         self.accum_iter,self.rank,self.processes = accum_iter,rank,processes
@@ -35,7 +33,6 @@ class ResumableBatchSampler:
             raise ValueError(f'batch_size={batch_size} * accum_iter={accum_iter} * {processes} processes = {self.per_step} images a step '
                              f'need at least as many images, and there are {n}: lower it')
         self.per_epoch = n//self.per_step  # steps
-
     def __len__(self): return (self.per_epoch*self.epochs - self.start)*self.accum_iter
     def order(self, epoch): return torch.randperm(self.n, generator=sample_rng(self.seed, epoch)).tolist()
     def __iter__(self):
@@ -54,11 +51,10 @@ class CorruptCounter:
     def __init__(self,
         most:int=100, # Number tolerated
         log=print, # Called with each line of output
-    ): self.most,self.log,self.found = most,log,{}
-    def note(self,
-        index:int, # Index of an image
-        why:str, # What was wrong with it
-    )->None:
+    ):
+        self.most,self.log = most,log
+        self.found = {}
+    def note(self, index:int, why:str): # Index of an image, and what was wrong with it
         "Count an image, once; raise `ValueError` above the limit."
         if index in self.found: return
         self.found[index] = why
@@ -70,65 +66,63 @@ class CorruptCounter:
 # %% ../../nbs/3_training/13b_batches.ipynb #143bf0af
 class _Batches(Dataset):
     "Loads batches into reused shared memory: allocating it afresh costs a page fault for every 4 kB."
-    def __init__(self, view, buffers): self.view,self.buffers,self.ring,self.turn = view,buffers,[],0
-
+    def __init__(self, view, buffers):
+        self.view,self.buffers = view,buffers
+        self.ring = []
     def row(self, epoch, index, data):
         "A sample, and the errors of corrupt ones that it replaces; replacements are drawn at random."
-        g,met = sample_rng(self.view.seed, epoch, index),[]
+        g = sample_rng(self.view.seed, epoch, index)
+        met = []
         for _ in range(20):
             try: return *self.view.sample(index, g, data), met
             except CorruptImage as e: met.append((index, str(e)))
-            index,data = int(torch.randint(len(self.view), (), generator=g)),None
+            index = int(torch.randint(len(self.view), (), generator=g))
+            data = None
         raise CorruptImage(f'20 images in a row cannot be read; the last: {met[-1][1]}')
 
     def __getitems__(self, keys):
-        if hasattr(self.view, 'batch'): return *self.view.batch([i for _,i in keys]), []  # it is in memory
+        ids = [i for _,i in keys]
+        if hasattr(self.view, 'batch'): return *self.view.batch(ids), []  # it is in memory
         source = self.view.dataset
-        data = source.read_many([i for _,i in keys]) if isinstance(source, EncodedImageDataset) else [None]*len(keys)
-        out,scores,met = None,[],[]
-        for k,(key,d) in enumerate(zip(keys, data)):
-            img,score,trouble = self.row(*key, d)
-            if out is None: out = self.memory(img.dtype, len(keys), *img.shape)
-            if img.shape != out.shape[1:]: raise ValueError(f'images of a batch must be of one shape, got {tuple(img.shape)} and {tuple(out.shape[1:])}')
-            out[k] = img; scores.append(score); met += trouble
-        return out, torch.stack(scores), met
+        data = source.read_many(ids) if isinstance(source, EncodedImageDataset) else [None]*len(ids)
+        imgs,scores,met = zip(*[self.row(*key, d) for key,d in zip(keys, data)])
+        shapes = {tuple(x.shape) for x in imgs}
+        if len(shapes) > 1: raise ValueError(f'images of a batch must be of one shape, got {shapes}')
+        out = self.memory(imgs[0].dtype, len(ids), *imgs[0].shape)
+        return torch.stack(imgs, out=out), torch.stack(scores), sum(met, [])
 
     def memory(self, dtype, *shape):
         if not get_worker_info(): return torch.empty(shape, dtype=dtype)
-        k,self.turn = self.turn % self.buffers,self.turn + 1
-        if k == len(self.ring): self.ring.append(torch.empty(shape, dtype=dtype).share_memory_())
-        return self.ring[k]
+        full = len(self.ring) == self.buffers
+        self.ring.append(self.ring.pop(0) if full else torch.empty(shape, dtype=dtype).share_memory_())
+        return self.ring[-1]
 
 # %% ../../nbs/3_training/13b_batches.ipynb #2541ace5
-def _explain(text):
-    "Why a data-loader worker died, in words."
+def _death(workers):
+    "The `ChildProcessError` that tells why a data-loader worker died; None if none did."
+    gone = wait([w.sentinel for w in workers], 1) if workers else []  # whoever broke off in the middle of a batch may still be dying
+    if not gone: return None
+    worker = next(w for w in workers if w.sentinel in gone)
+    worker.join()
+    code = worker.exitcode
+    text = signal.strsignal(-code) if code < 0 else f'exit code {code}'
     causes = dict(Killed='the system killed it, usually for lack of memory: use fewer num_workers',
                   Bus='shared memory (/dev/shm) is full: enlarge it (docker run --ipc=host), or use fewer num_workers',
                   Segmentation='a decoder crashed on an image: mae_data check finds it')
     why = next((v for k,v in causes.items() if k in text), 'see the lines above')
     return ChildProcessError(f'a data-loader worker died ({text}): {why}')
 
-def _death(workers):
-    "The `ChildProcessError` that tells why a loading process died; None if none did."
-    gone = wait([w.sentinel for w in workers], 1) if workers else []  # whoever broke off in the middle of a batch may still be dying
-    if not gone: return None
-    worker = next(w for w in workers if w.sentinel in gone)
-    worker.join()
-    code = worker.exitcode
-    return _explain(signal.strsignal(-code) if code < 0 else f'exit code {code}')
-
 # %% ../../nbs/3_training/13b_batches.ipynb #5554126b
 class TrainLoader:
     "Iterates over the batches of all epochs: `(uint8 (B, C, H, W), scores (B, L))`."
     def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False, pin_memory=False):
-        self.view,self.batches,self.num_workers,self.skipped = view,batches,num_workers,skipped or CorruptCounter()
-        self.reuse,self.pin_memory = reuse,pin_memory
+        self.view,self.batches,self.num_workers,self.reuse,self.pin_memory = view,batches,num_workers,reuse,pin_memory
+        self.skipped = skipped or CorruptCounter()
         if isinstance(view.dataset, EncodedImageDataset): decoder_names()  # imported once, here, instead of in each worker
-
     def __len__(self): return len(self.batches)
     def __iter__(self):
         ahead = 4
-        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory, collate_fn=_as_is,
+        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory, collate_fn=tuple,
                             generator=torch.Generator(),  # for its base seed: the global generator stays untouched
                             prefetch_factor=ahead if self.num_workers else None, **worker_options(self.num_workers))
         batches = iter(loader)
@@ -144,8 +138,6 @@ class TrainLoader:
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e
             raise
-
-def _as_is(batch): return batch
 
 # %% ../../nbs/3_training/13b_batches.ipynb #1559ee00
 def train_loader(
@@ -167,8 +159,7 @@ def shard_loader(
     view:Dataset, # What to load
     batch_size:int, # Images per batch
     num_workers:int=0, # Data-loader workers
-    rank:int=0, # Rank of this process
-    processes:int=1, # Number of processes
+    rank:int=0, processes:int=1, # Rank of this process, and number of processes
 )->DataLoader: # Batches of this process's shard, in order
     "Load every image once, sharded across processes."
     return DataLoader(Subset(view, range(rank, len(view), processes)), batch_size, generator=torch.Generator(), **worker_options(num_workers))

@@ -7,12 +7,12 @@ __all__ = ['add_member', 'shrink', 'write_shard', 'read_finished_shard', 'pack',
            'print_stats']
 
 # %% ../../nbs/7_engine/49_pack.ipynb #8fa75323
-import io, json, os, tarfile
+import io, json, os, tarfile, numpy as np, torch
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -20,8 +20,8 @@ from ..core.config import config_diff
 from ..core.rng import sample_rng
 from ..core.files import atomic_write, run_lock, save_json
 from .config import DatasetConfig, PackConfig
-from .images import (CorruptImage, EncodedImageDataset, decode_pil, image_endings, needs_exif_transpose, open_image,
-                                worker_options)
+from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, image_endings, needs_exif_transpose,
+                                open_image, worker_options)
 from .datasets import channel_stats, load_images
 from .shards import expand_shards, index_shard
 from .loader import CorruptCounter
@@ -33,7 +33,8 @@ def add_member(
     data:bytes, # Its content
 )->int: # Offset of its data
     "Append a member to a tar file, reproducibly."
-    m = tarfile.TarInfo(name); m.size,m.mode = len(data),0o644
+    m = tarfile.TarInfo(name)
+    m.size = len(data)
     tar.addfile(m, io.BytesIO(data))
     return tar.offset - -len(data)//512*-512  # data are padded to blocks of 512 bytes
 
@@ -48,34 +49,25 @@ def shrink(
     head = open_image(data, name)
     s = short_side/min(head.size)
     if s >= 1: return data
-    im,out = decode_pil(data, name).resize([round(v*s) for v in head.size], Image.Resampling.BICUBIC),io.BytesIO()
-    im.save(out, 'JPEG', quality=quality, **({'exif': head.info['exif']} if 'exif' in head.info else {}))
+    im = decode_pil(data, name).resize([round(v*s) for v in head.size], Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    im.save(out, 'JPEG', quality=quality, exif=head.info.get('exif', b''))
     return out.getvalue()
 
 # %% ../../nbs/7_engine/49_pack.ipynb #a6851024
-def _ending(data, name='image'):
-    "File extension of an image, by its content, as WebDataset expects it."
+def _sample(dataset, cfg, i):
+    "Bytes of an image as they go into a shard, and its file extension, by its content, as WebDataset expects it."
+    name = dataset.name(i)
+    data = dataset.read(i)
+    decode_pil(data, name)  # all of it can be read
+    if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
-    return kind if kind != 'jpeg' and f'.{kind}' in image_endings else 'jpg'
-
-class _Samples(Dataset):
-    "What goes into the shards, image by image: `[bytes, ending, None]`, or `[None, None, why not]`."
-    def __init__(self, dataset, ids, cfg): self.dataset,self.ids,self.cfg = dataset,ids,cfg
-    def __len__(self): return len(self.ids)
-    def __getitem__(self, k):
-        i,c = self.ids[k],self.cfg
-        name = self.dataset.name(i)
-        try:
-            data = self.dataset.read(i)
-            decode_pil(data, name)  # all of it can be read
-            if c.short_side: data = shrink(data, c.short_side, c.quality, name)
-            return [data, _ending(data, name), None]
-        except CorruptImage as e: return [None, None, str(e)]
+    return data, kind if kind != 'jpeg' and f'.{kind}' in image_endings else 'jpg'
 
 # %% ../../nbs/7_engine/49_pack.ipynb #53994201
 def write_shard(
     path:Path, # `train-000000.tar`
-    samples, # Yields `data, ending, why` per image
+    samples, # Yields bytes and file extension of each image, or a `CorruptImage`
     ids, # Their numbers in the source
     first:int, # Number of the first one in the order of packing
     dataset:EncodedImageDataset, # The source
@@ -86,9 +78,14 @@ def write_shard(
                  classes=list(dataset.classes) if dataset.classes else None)
     def fill(tmp):
         with tarfile.open(tmp, 'w', format=tarfile.USTAR_FORMAT) as tar:
-            for n,(i,(data,kind,why)) in enumerate(zip(ids, samples), first):
-                if why: index['left_out'].append(why); skipped.note(int(i), why); continue
-                label,name = int(dataset.labels[i]),f'{n:08d}.{kind}'
+            for n,(i,sample) in enumerate(zip(ids, samples), first):
+                if isinstance(sample, CorruptImage):
+                    index['left_out'].append(str(sample))
+                    skipped.note(int(i), str(sample))
+                    continue
+                data,kind = sample
+                label = int(dataset.labels[i])
+                name = f'{n:08d}.{kind}'
                 at = add_member(tar, name, data)
                 if label >= 0: add_member(tar, f'{n:08d}.cls', str(label).encode())
                 source = os.fsdecode(dataset.files[i]) if hasattr(dataset, 'files') else dataset.name(i)
@@ -98,26 +95,24 @@ def write_shard(
     save_json(dict(index, bytes=path.stat().st_size), Path(f'{path}.json'))
 
 # %% ../../nbs/7_engine/49_pack.ipynb #5358e59a
-def read_finished_shard(
-    path, # `train-000000.tar`
-)->dict: # Its index; None unless both files are complete, and from `pack`
-    "Read the index of a shard that was completed before."
+def read_finished_shard(path): # `train-000000.tar`
+    "Read the index of a shard that was completed before; None unless both files are complete, and from `pack`."
     with suppress(OSError, ValueError):
         index = json.loads(Path(f'{path}.json').read_text())
         if 'left_out' in index and index['bytes'] == os.path.getsize(path): return index
 
 # %% ../../nbs/7_engine/49_pack.ipynb #6eca0d2b
-def _claim(out, name, job):
+def _claim(out, name, config):
     "Create the output folder, or check that it was created with the same configuration; delete temporary files of killed runs."
     begun = out/f'{name}.json'
     if begun.is_file():
-        if wrong := config_diff(job, json.loads(begun.read_text()), ()):
+        if wrong := config_diff(config, json.loads(begun.read_text()), ()):
             raise ValueError(f'{out} was created with other values, so it cannot be resumed:\n  ' + '\n  '.join(wrong))
     elif there := sorted(out.glob(f'{name}-*.tar')):
         raise FileExistsError(f'{there[0]} is not from here: give another output_dir')
     out.mkdir(parents=True, exist_ok=True)
     for p in out.glob(f'.{name}*.tmp'): p.unlink()
-    save_json(job, begun)
+    save_json(config, begun)
 
 # %% ../../nbs/7_engine/49_pack.ipynb #c4fd19c4
 def pack(
@@ -128,22 +123,24 @@ def pack(
     dataset = load_images(cfg.data, cfg.split, cfg.data_root)
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
-    out,n,name = Path(cfg.output_dir),cfg.shard_images,'train' if cfg.split == 'train' else 'val'
+    out = Path(cfg.output_dir)
+    n = cfg.shard_images
+    name = 'train' if cfg.split == 'train' else 'val'
     order = np.arange(len(dataset))
     if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed)).numpy()
     free = 'output_dir', 'data_root', 'num_workers', 'max_bad_images'  # these may change when a packing is resumed
-    job = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(images=len(dataset))
-    skipped,shards = CorruptCounter(cfg.max_bad_images, log),[out/f'{name}-{k:06d}.tar' for k in range(-(-len(dataset)//n))]
-    workers = worker_options(cfg.num_workers)
+    config = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(images=len(dataset))
+    skipped = CorruptCounter(cfg.max_bad_images, log)
+    shards = [out/f'{name}-{k:06d}.tar' for k in range(-(-len(dataset)//n))]
+    how = dict(collate_fn=partial(catch_corrupt, partial(_sample, dataset, cfg)), **worker_options(cfg.num_workers))
     with run_lock(out), tqdm(total=len(dataset), unit='img', disable=None) as bar:
-        _claim(out, name, job)
+        _claim(out, name, config)
         for k,path in enumerate(shards):
             ids = order[k*n:(k + 1)*n]
             if old := read_finished_shard(path):
                 for j,why in enumerate(old['left_out']): skipped.note((k, j), why)
             else:
-                samples = DataLoader(_Samples(dataset, ids, cfg), batch_size=None, **workers)
-                write_shard(path, samples, ids, k*n, dataset, skipped)
+                write_shard(path, DataLoader(ids, batch_size=None, **how), ids, k*n, dataset, skipped)
             bar.update(len(ids))
     log(f'packed   {len(dataset) - len(skipped.found)} of {len(dataset)} images into {len(shards)} shards: {out}/{name}-*.tar')
     return shards
@@ -165,30 +162,27 @@ def index_shards(
     return total
 
 # %% ../../nbs/7_engine/49_pack.ipynb #76246069
-class _Looks(Dataset):
-    "Metadata of each image, or a `str` that says why it is unreadable."
-    def __init__(self, dataset): self.dataset = dataset
-    def __len__(self): return len(self.dataset)
-    def __getitem__(self, i):
-        try:
-            if not isinstance(self.dataset, EncodedImageDataset):
-                img = self.dataset[i][0]
-                return dict(format='pixels', mode=f'{img.shape[0]} channels', height=img.shape[1], width=img.shape[2], bytes=img.numel(), turned=False)
-            data,name = self.dataset.read(i),self.dataset.name(i)
-            im = open_image(data, name)
-            decode_pil(data, name)
-            return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data), turned=needs_exif_transpose(im))
-        except CorruptImage as e: return str(e)
+def _look(dataset, i):
+    "Metadata of an image."
+    if not isinstance(dataset, EncodedImageDataset):
+        C,H,W = dataset[i][0].shape
+        return dict(format='pixels', mode=f'{C} channels', height=H, width=W, bytes=C*H*W, turned=False)
+    data = dataset.read(i)
+    im = open_image(data, dataset.name(i))
+    decode_pil(data, dataset.name(i))
+    return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data), turned=needs_exif_transpose(im))
 
 def check(
     dataset:Dataset, # From `load_images`
     num_workers:int=0, # Processes
 )->dict: # `images`, `classes`, `formats`, `modes`, `height`, `width` (smallest, median, largest), `bytes`, `needs_exif_transpose`, `corrupt`
     "Read every image once and collect statistics."
-    loader = DataLoader(_Looks(dataset), batch_size=None, **worker_options(num_workers))
-    seen,corrupt = {k: Counter() for k in ('format', 'mode', 'height', 'width', 'bytes', 'turned')},[]
+    look = partial(catch_corrupt, partial(_look, dataset))
+    loader = DataLoader(range(len(dataset)), batch_size=None, collate_fn=look, **worker_options(num_workers))
+    seen = {k: Counter() for k in ('format', 'mode', 'height', 'width', 'bytes', 'turned')}
+    corrupt = []
     for found in tqdm(loader, unit='img', disable=None):  # counted on the fly: a million records would fill the memory
-        if isinstance(found, str): corrupt.append(found)
+        if isinstance(found, CorruptImage): corrupt.append(str(found))
         else:
             for k,v in found.items(): seen[k][v] += 1
     per_class = Counter(dataset.labels[dataset.labels >= 0].tolist())
@@ -203,23 +197,14 @@ def _span(counts):
     return tuple(int(f(values)) for f in (np.min, np.median, np.max))
 
 # %% ../../nbs/7_engine/49_pack.ipynb #55629857
-def _open(cfg): return load_images(cfg.data, cfg.split, cfg.data_root)
-
-def print_check(
-    cfg:DatasetConfig, # What to read
-    log=print, # Called with each line of output
-)->None:
+def print_check(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Check a data set and print the result; raise `ValueError` if images are corrupt."
-    found = check(_open(cfg), cfg.num_workers)
+    found = check(load_images(cfg.data, cfg.split, cfg.data_root), cfg.num_workers)
     for why in found['corrupt']: log(f'corrupt  {why}')
     log('\n'.join(f'{k:15}{v}' for k,v in dict(found, corrupt=len(found['corrupt'])).items()))
     if found['corrupt']: raise ValueError(f"{len(found['corrupt'])} of {found['images']} images cannot be read")
 
-# %% ../../nbs/7_engine/49_pack.ipynb #4177bfaa
-def print_stats(
-    cfg:DatasetConfig, # What to read
-    log=print, # Called with each line of output
-)->None:
+def print_stats(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Measure mean and standard deviation of all images, in the form that mae_pretrain takes."
-    mean,std = channel_stats(_open(cfg), None, cfg.num_workers)
+    mean,std = channel_stats(load_images(cfg.data, cfg.split, cfg.data_root), None, cfg.num_workers)
     log(f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}')

@@ -6,11 +6,9 @@
 __all__ = ['index_shard', 'expand_shards', 'ShardImages']
 
 # %% ../../nbs/3_training/11c_shards.ipynb #b67f2bd1
-import json, os, re, tarfile, time
+import json, os, re, tarfile, time, numpy as np, torch
 from pathlib import Path
-from fastcore.basics import patch
 from tqdm.auto import tqdm
-import numpy as np, torch
 from .images import CorruptImage, EncodedImageDataset, image_endings
 
 # %% ../../nbs/3_training/11c_shards.ipynb #03530f9c
@@ -24,35 +22,31 @@ def _key(name, path):
     return f'{folder}/{key}', (dot + ending).lower()
 
 # %% ../../nbs/3_training/11c_shards.ipynb #69dbfee6
-def index_shard(
-    path, # A tar file in the layout of WebDataset: members of one sample differ only in their endings
-)->dict: # `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images
-    "List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut or improper."
-    index = dict(bytes=os.path.getsize(path), names=[], labels=[], offsets=[], sizes=[])
-    labels,keys = {},{}
+def index_shard(path): # A tar file in the layout of WebDataset: members of one sample differ only in their endings
+    """List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut or improper.
+    Returns a `dict`: `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images."""
+    size = os.path.getsize(path)
+    labels,images = {},{}  # members by their keys
     try:
         with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
             for m in tar:
                 key,ending = _key(m.name, path)
                 if not m.isfile(): continue
                 if ending == '.cls': labels[key] = tar.extractfile(m).read()
-                elif ending.endswith(image_endings) and key not in keys:
-                    keys[key] = m.name
-                    for k,v in ('names', m.name), ('offsets', m.offset_data), ('sizes', m.size): index[k].append(v)
+                elif ending.endswith(image_endings): images.setdefault(key, (m.name, m.offset_data, m.size))
             f.seek(tar.offset)
             if f.read(512) != bytes(512): raise tarfile.ReadError('it has no end mark')
     except (tarfile.TarError, OSError) as e:
-        whole = sum(a + n <= index['bytes'] for a,n in zip(index['offsets'], index['sizes']))
+        whole = sum(at + n <= size for _,at,n in images.values())
         raise ValueError(f'{path} is no complete tar file ({e}): truncated? {whole} images come before that point') from e
-    try: index['labels'] = [int(labels.get(key, -1)) for key in keys]
+    try: labels = [int(labels.get(key, -1)) for key in images]
     except ValueError as e: raise ValueError(f'{path} has a .cls member that holds no class number: {e}') from e
-    return index
+    names,offsets,sizes = map(list, zip(*images.values())) if images else ([], [], [])
+    return dict(bytes=size, names=names, labels=labels, offsets=offsets, sizes=sizes)
 
 # %% ../../nbs/3_training/11c_shards.ipynb #ca23b34b
-def expand_shards(
-    pattern, # `'train-{000000..000146}.tar'`, a path with `*`, or a plain name
-)->list: # Names of shards, in order
-    "Expand a pattern into names of shards."
+def expand_shards(pattern): # `'train-{000000..000146}.tar'`, a path with `*`, or a plain name
+    "Expand a pattern into a list of the names of shards, in order."
     pattern = str(pattern)
     if m := re.search(r'\{(\d+)\.\.(\d+)\}', pattern):
         numbers = [f'{n:0{len(m[1])}d}' for n in range(int(m[1]), int(m[2]) + 1)]
@@ -60,7 +54,14 @@ def expand_shards(
     if '://' in pattern or '*' not in pattern: return [pattern]
     return sorted(str(p) for p in Path(pattern).parent.glob(Path(pattern).name))
 
-# %% ../../nbs/3_training/11c_shards.ipynb #df59e5ac
+# %% ../../nbs/3_training/11c_shards.ipynb #5f804952
+def _url_reader(url):
+    "The file system of a URL, through fsspec."
+    try:
+        from fsspec.core import url_to_fs
+        return url_to_fs(url)[0]
+    except ImportError as e: raise ValueError(f"{url} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
+
 class ShardImages(EncodedImageDataset):
     "Images in tar files (WebDataset) with random access, as from a folder."
     def __init__(self,
@@ -69,9 +70,9 @@ class ShardImages(EncodedImageDataset):
     ):
         self.shards = expand_shards(shards) if isinstance(shards, (str, Path)) else [str(s) for s in shards]
         if not self.shards: raise FileNotFoundError(f'no shards {shards}')
-        self.exif_transpose,self.far = exif_transpose,'://' in self.shards[0]
-        bar = tqdm(self.shards, desc='shards', leave=False, disable=None if len(self.shards) > 20 else True)
-        found = [self.index(s) for s in bar]
+        self.exif_transpose = exif_transpose
+        self.far = '://' in self.shards[0]
+        found = [self.index(s) for s in tqdm(self.shards, 'shards', leave=False, disable=len(self.shards) < 21 or None)]
         def joined(k): return np.concatenate([np.array(x[k], np.int64) for x in found])
         self.offsets,self.sizes = joined('offsets'),joined('sizes')
         self.labels = torch.from_numpy(joined('labels'))
@@ -79,55 +80,46 @@ class ShardImages(EncodedImageDataset):
         self.of = np.repeat(np.arange(len(found)), [len(x['names']) for x in found])
         if not len(self.files):
             raise ValueError(f'no images in {shards}: looked for members ending in {", ".join(image_endings)}')
-        names = next((x['classes'] for x in found if x.get('classes')), None)
-        self.classes = tuple(names) if names else None
-
+        self.classes = next((tuple(x['classes']) for x in found if x.get('classes')), None)
     def name(self, i): return f'{self.shards[self.of[i]]}: {os.fsdecode(self.files[i])}'
 
-# %% ../../nbs/3_training/11c_shards.ipynb #4ce2f6d2
-def _url_reader(shards):
-    "The file system of URLs, through fsspec."
-    try: import fsspec; return fsspec.core.url_to_fs(shards[0])[0]
-    except ImportError as e: raise ValueError(f"{shards[0]} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
+    def index(self, shard:str)->dict: # As `index_shard` makes it
+        "Read a shard's index file (`x.tar.json`, from `mae_data`), or build the index."
+        beside = f'{shard}.json'
+        if self.far:
+            try: return json.loads(_url_reader(shard).cat_file(beside))
+            except FileNotFoundError as e:
+                raise FileNotFoundError(f'there is no {beside}: run mae_data index where the shards are stored to create the index files') from e
+        if not Path(shard).is_file(): raise FileNotFoundError(f'no shard {shard}')
+        if not Path(beside).is_file(): return index_shard(shard)
+        found = json.loads(Path(beside).read_text())
+        there = os.path.getsize(shard)
+        if found['bytes'] != there:
+            raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was indexed in {beside}: truncated or changed')
+        return found
 
-@patch
-def index(self:ShardImages,
-    shard:str, # One of them
-)->dict: # As `index_shard` makes it
-    "Read a shard's index file (`x.tar.json`, from `mae_data`), or build the index."
-    beside = f'{shard}.json'
-    if self.far:
-        try: return json.loads(_url_reader([shard]).cat_file(beside))
-        except FileNotFoundError as e:
-            raise FileNotFoundError(f'there is no {beside}: run mae_data index where the shards are stored to create the index files') from e
-    if not Path(shard).is_file(): raise FileNotFoundError(f'no shard {shard}')
-    if not Path(beside).is_file(): return index_shard(shard)
-    found,there = json.loads(Path(beside).read_text()),os.path.getsize(shard)
-    if found['bytes'] != there:
-        raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was indexed in {beside}: truncated or changed')
-    return found
+    def read(self, i):
+        if self.far: return self.read_many([i])[0]
+        at,size = int(self.offsets[i]),int(self.sizes[i])
+        try:
+            with open(self.shards[self.of[i]], 'rb') as f:
+                f.seek(at)
+                data = f.read(size)
+        except OSError as e: raise CorruptImage(f'cannot read {self.name(i)}: {e.strerror or e}') from e
+        if len(data) != size: raise CorruptImage(f'cannot read {self.name(i)}: the shard ends in the middle of it')
+        return data
 
-# %% ../../nbs/3_training/11c_shards.ipynb #5f804952
-@patch
-def read(self:ShardImages, i):
-    if self.far: return self.read_many([i])[0]
-    at,size = int(self.offsets[i]),int(self.sizes[i])
-    try:
-        with open(self.shards[self.of[i]], 'rb') as f: f.seek(at); data = f.read(size)
-    except OSError as e: raise CorruptImage(f'cannot read {self.name(i)}: {e.strerror or e}') from e
-    if len(data) != size: raise CorruptImage(f'cannot read {self.name(i)}: the shard ends in the middle of it')
-    return data
-
-@patch
-def read_many(self:ShardImages, ids, tries=5):
-    if not self.far: return EncodedImageDataset.read_many(self, ids)
-    got,missing = {},list(ids)
-    for pause in range(tries):
-        if pause: time.sleep(2**(pause - 1))  # retry after network errors
-        names,begin = [self.shards[self.of[i]] for i in missing],self.offsets[missing]
-        end = begin + self.sizes[missing]
-        parts = _url_reader(self.shards).cat_ranges(names, begin.tolist(), end.tolist(), on_error='return')
-        got.update(zip(missing, parts))
-        missing = [i for i in missing if not isinstance(got[i], bytes) or len(got[i]) != self.sizes[i]]
-        if not missing: break
-    return [CorruptImage(f'cannot read {self.name(i)}: {got[i]!r:.200}') if i in missing else got[i] for i in ids]
+    def read_many(self, ids, tries=5):
+        if not self.far: return EncodedImageDataset.read_many(self, ids)
+        got = {}
+        missing = list(ids)
+        for pause in range(tries):
+            if pause: time.sleep(2**(pause - 1))  # retry after network errors
+            names = [self.shards[self.of[i]] for i in missing]
+            begin = self.offsets[missing]
+            end = begin + self.sizes[missing]
+            parts = _url_reader(self.shards[0]).cat_ranges(names, begin.tolist(), end.tolist(), on_error='return')
+            got.update(zip(missing, parts))
+            missing = [i for i in missing if not isinstance(got[i], bytes) or len(got[i]) != self.sizes[i]]
+            if not missing: break
+        return [CorruptImage(f'cannot read {self.name(i)}: {got[i]!r:.200}') if i in missing else got[i] for i in ids]
