@@ -103,9 +103,9 @@ def map_classes(
         least,most = int(dataset.labels.min()),int(dataset.labels.max())
         if protocol == 'plain' and 0 <= least and most < cfg.num_classes: return None
         raise ValueError(f'no class names, only indices from {least} to {most}: {protocol} cannot be evaluated')
-    wnids = imagenet_wnids()
-    if protocol == 'imagenet-v2': there = [wnids[int(c)] if c.isdecimal() and int(c) < 1000 else c for c in there]
-    if protocol == 'plain' and cfg.classes is None and len(there) == cfg.num_classes and not set(there) & set(wnids):
+    names = imagenet_wnids()
+    if protocol == 'imagenet-v2': there = [names[int(c)] if c.isdecimal() and int(c) < 1000 else c for c in there]
+    if protocol == 'plain' and cfg.classes is None and len(there) == cfg.num_classes and not set(there) & set(names):
         log(f"the model's classes have no names: all {len(there)} are taken to be the data's, in their order")
         return None
     numbers = match_classes(there, _class_names(cfg))

@@ -19,11 +19,10 @@ def train_steps(
     start:int=0, # Steps already done
     accum_iter:int=1, # Batches per step: their gradients are averaged
     clip_grad:float=None, # Maximum gradient norm; no clipping if not given
-    scaler=None, # `torch.amp.GradScaler` for fp16
+    scaler=torch.amp.GradScaler(enabled=False), # Loss scaling, for fp16; none if not given
     no_sync=lambda on: nullcontext(), # Context of a micro-batch; called with whether to skip gradient synchronisation
 ):  # Yields `dict(step, lr, loss)` after each step; `step` counts from 1, `loss` is a tensor that may still be pending
     "Train, yielding one record per step, without host-device synchronisation."
-    scaler = scaler or torch.amp.GradScaler(enabled=False)  # one that does nothing
     batches = iter(batches)
     for step in count(start):
         total = 0.
@@ -35,8 +34,7 @@ def train_steps(
                 loss = loss_of(batch)/accum_iter
                 scaler.scale(loss).backward()
             total = total + loss.detach()
-        lr = lr_of(step)
-        set_lr(optimizer, lr)
+        set_lr(optimizer, lr := lr_of(step))
         if clip_grad:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], clip_grad)
