@@ -11,7 +11,6 @@ import torch
 from torch import nn, Tensor
 from timm.models import checkpoint_seq
 
-# %% ../../nbs/2_model/04_blocks.ipynb #64f58abf
 layer_norm = partial(nn.LayerNorm, eps=1e-6)  # the eps of the official release
 
 # %% ../../nbs/2_model/04_blocks.ipynb #abcd5cef

@@ -19,17 +19,18 @@ class ViTClassifier(VisionTransformer):
     "timm's ViT with MAE's initialisation and head: parameter names are those of the official fine-tuned checkpoints."
     def __init__(self,
         cfg:ClassifierConfig=ClassifierConfig(), # Shapes
-        head_init_std:float=2e-5, # Std of the head's initial weights: 2e-5 to fine-tune, 0.01 for linear probing, as in the release
+        head_init_std:float=2e-5, # Std of the head's initial weights; the release has 0.01 for linear probing
     ):
         c = cfg
-        super().__init__(img_size=c.img_size, patch_size=c.patch_size, in_chans=c.in_chans, embed_dim=c.embed_dim, depth=c.depth,
-                         num_heads=c.num_heads, mlp_ratio=c.mlp_ratio, num_classes=c.num_classes, global_pool=c.pool,
-                         drop_path_rate=c.drop_path, norm_layer=layer_norm, weight_init='skip')
-        self.cfg,self.grid,self.num_frozen = cfg,grid_size(c.img_size, c.patch_size),0
+        super().__init__(c.img_size, c.patch_size, c.in_chans, c.num_classes, c.pool, c.embed_dim, c.depth, c.num_heads,
+                         c.mlp_ratio, drop_path_rate=c.drop_path, norm_layer=layer_norm, weight_init='skip')
+        self.cfg = cfg
+        self.grid = grid_size(c.img_size, c.patch_size)
+        self.num_frozen = 0
         self.apply(init_weights)
         init_patch_embed(self.patch_embed.proj)
         nn.init.normal_(self.cls_token, std=0.02)
-        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None])  # initial values: fine-tuning trains them
+        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None])  # fine-tuning trains them
         nn.init.trunc_normal_(self.head.weight, std=head_init_std)
         if c.batch_norm: self.head = nn.Sequential(nn.BatchNorm1d(c.embed_dim, affine=False, eps=1e-6), self.head)
 
@@ -54,14 +55,13 @@ class ViTClassifier(VisionTransformer):
 def set_trainable_blocks(self:ViTClassifier,
     blocks:float=None, # Number of last blocks to train, with the norm and the head; the whole model if not given
 )->ViTClassifier: # The same model
-    "Choose what is trained (Fig. 9): 0 only the linear head, 0.5 also the last block's MLP and the norms, `depth` everything."
+    "Choose what is trained (Fig. 9): 0 the linear head, 0.5 also the last MLP and the norms, `depth` everything."
     N = len(self.blocks)
     blocks = N if blocks is None else blocks
-    if not 0 <= blocks <= N or 2*blocks % 1: raise ValueError(f'blocks to train must be 0, 0.5, 1, 1.5, ... {N}, got {blocks}')
-    whole = int(blocks)
+    if not 0 <= blocks <= N or 2*blocks % 1: raise ValueError(f'blocks must be 0, 0.5, 1, 1.5, ... {N}, got {blocks}')
     self.num_frozen = N - math.ceil(blocks)
     self.requires_grad_(blocks == N)
-    parts = [self.head] + [self.norm, self.fc_norm, *self.blocks[N - whole:]]*(blocks > 0)
+    parts = [self.head] + [self.norm, self.fc_norm, *self.blocks[N - int(blocks):]]*(blocks > 0)
     if blocks % 1: parts += [self.blocks[self.num_frozen].norm2, self.blocks[self.num_frozen].mlp]
     for part in parts: part.requires_grad_(True)
     return self.train(self.training)

@@ -6,11 +6,11 @@
 __all__ = ['vit_sizes', 'mae_configs', 'imagenet_mean', 'imagenet_std', 'grid_size', 'MAEConfig', 'mae_config',
            'ClassifierConfig', 'classifier_config']
 
-# %% ../../nbs/2_model/00e_model_config.ipynb #100da265
-from dataclasses import dataclass, fields, replace
-from ..core.config import unknown_name
-
 # %% ../../nbs/2_model/00e_model_config.ipynb #e39f27dc
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+from ..core.config import check_fields, unknown_name
+
 def grid_size(
     img_size, # Image side, or `(H, W)`, in pixels
     patch_size:int, # Patch side `p`, in pixels
@@ -18,17 +18,8 @@ def grid_size(
     "Count the patches of an image; raise `ValueError` unless `patch_size` divides both sides."
     H,W = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if patch_size < 1 or min(H, W) < patch_size or H % patch_size or W % patch_size:
-        raise ValueError(f'patch_size={patch_size} does not divide an image of {H}x{W} pixels: '
-                         'resize or crop both sides to a multiple of patch_size')
+        raise ValueError(f'patch_size={patch_size} does not divide an image of {H}x{W} pixels: resize or crop it')
     return H//patch_size, W//patch_size
-
-# %% ../../nbs/2_model/00e_model_config.ipynb #2a298436
-vit_sizes = dict(
-    tiny =dict(patch_size=16, embed_dim=192,  depth=12, num_heads=3),
-    small=dict(patch_size=16, embed_dim=384,  depth=12, num_heads=6),
-    base =dict(patch_size=16, embed_dim=768,  depth=12, num_heads=12),
-    large=dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
-    huge =dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16))
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #618333ba
 @dataclass(frozen=True)
@@ -45,15 +36,14 @@ class MAEConfig:
     decoder_depth:int = 8 # Blocks of the decoder
     decoder_num_heads:int = 16 # Attention heads of the decoder
     norm_pix_loss:bool = False # Predict normalised pixels?
-    loss_on:str = 'masked' # Compute the loss on `'masked'` patches, or on `'all'`
+    loss_on:Literal['masked', 'all'] = 'masked' # Patches on which the loss is computed
     mean:tuple = None # Per-channel mean used to normalise the images, if known
     std:tuple = None # Per-channel standard deviation used to normalise the images, if known
 
     def __post_init__(self):
         _check(self)
-        if self.loss_on not in ('masked', 'all'): raise ValueError(f"loss_on must be 'masked' or 'all', got {self.loss_on!r}")
         if self.norm_pix_loss and self.patch_size == self.in_chans == 1:
-            raise ValueError('norm_pix_loss needs patches of more than one value: a single value has no standard deviation')
+            raise ValueError('norm_pix_loss needs more than one value per patch: one value has no standard deviation')
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #205efaa5
 def _check(c):
@@ -62,27 +52,28 @@ def _check(c):
     object.__setattr__(c, 'img_size', (side, side) if isinstance(side, int) else tuple(side))
     for k in ('mean', 'std'):
         if (v := getattr(c, k)) is not None: object.__setattr__(c, k, tuple(float(x) for x in v))
-    whole = lambda v: type(v) is int and v > 0
-    if len(c.img_size) != 2 or not all(whole(s) for s in c.img_size):
+    if len(c.img_size) != 2 or not all(type(s) is int and s > 0 for s in c.img_size):
         raise ValueError(f'img_size must be one side or (H, W), in whole pixels, got {c.img_size}')
-    counts = ('patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'num_classes')
-    for k in counts:
-        if hasattr(c, k) and not whole(getattr(c, k)): raise ValueError(f'{k} must be a whole number above 0, got {getattr(c, k)!r}')
+    check_fields(c, {f.name: 1 for f in fields(c) if f.type is int})  # counts and sizes: at least 1
     grid_size(c.img_size, c.patch_size)
-    for part in ('', 'decoder_'):
-        if not hasattr(c, f'{part}embed_dim'): continue
-        D,heads = getattr(c, f'{part}embed_dim'), getattr(c, f'{part}num_heads')
+    for part in ('', 'decoder_') if isinstance(c, MAEConfig) else ('',):
+        D,heads = (getattr(c, part + k) for k in ('embed_dim', 'num_heads'))
         if D % 4: raise ValueError(f'{part}embed_dim must be a multiple of 4 (sine, cosine; w, h), got {D}')
         if D % heads: raise ValueError(f'{part}embed_dim={D} is no multiple of {part}num_heads={heads}')
     if c.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {c.mlp_ratio}')
     if (c.mean is None) != (c.std is None): raise ValueError(f'mean and std belong together, got {c.mean} and {c.std}')
-    for k in ('mean', 'std'):
-        v = getattr(c, k)
-        if v is not None and len(v) != c.in_chans:
-            raise ValueError(f'{k} must have {c.in_chans} numbers (in_chans), got {v}')
+    if c.mean is not None and {len(c.mean), len(c.std)} != {c.in_chans}:
+        raise ValueError(f'mean and std must have {c.in_chans} numbers (in_chans), got {c.mean} and {c.std}')
     if c.std is not None and min(c.std) <= 0: raise ValueError(f'std must be above 0, got {c.std}')
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #a67e85ab
+vit_sizes = dict(
+    tiny =dict(patch_size=16, embed_dim=192,  depth=12, num_heads=3),
+    small=dict(patch_size=16, embed_dim=384,  depth=12, num_heads=6),
+    base =dict(patch_size=16, embed_dim=768,  depth=12, num_heads=12),
+    large=dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
+    huge =dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16))
+
 mae_configs = dict(
     mae_vit_tiny_patch16 =MAEConfig(**vit_sizes['tiny'],  decoder_embed_dim=128, decoder_depth=4, decoder_num_heads=4),
     mae_vit_small_patch16=MAEConfig(**vit_sizes['small'], decoder_embed_dim=256, decoder_depth=4, decoder_num_heads=8),
@@ -102,8 +93,7 @@ def mae_config(
     "Look up a preset; raise `ValueError` with the near names if there is none, or no such field."
     if name not in mae_configs: raise unknown_name('model', name, list(mae_configs))
     known = [f.name for f in fields(MAEConfig)]
-    for k in overrides:
-        if k not in known: raise unknown_name('field', k, known)
+    if bad := sorted(set(overrides) - set(known)): raise unknown_name('field', bad[0], known)
     return replace(mae_configs[name], **overrides)
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #33811564
@@ -118,7 +108,7 @@ class ClassifierConfig:
     num_heads:int = 12 # Attention heads
     mlp_ratio:float = 4. # Hidden width of an MLP, in widths
     num_classes:int = 1000 # Classes
-    pool:str = 'avg' # Features for the head: `'avg'`, the normalised mean over patches, or `'token'`, the normalised CLS token
+    pool:Literal['avg', 'token'] = 'avg' # Features for the head: normalised mean over patches, or normalised CLS token
     drop_path:float = 0. # Stochastic depth: drop probability of the last block; increases linearly from 0 at the first
     batch_norm:bool = False # BatchNorm without affine before the linear map, as in the paper's linear probe
     mean:tuple = None # Per-channel mean used to normalise the images, if known
@@ -128,7 +118,6 @@ class ClassifierConfig:
     def __post_init__(self):
         _check(self)
         if self.classes is not None: object.__setattr__(self, 'classes', tuple(self.classes))
-        if self.pool not in ('avg', 'token'): raise ValueError(f"pool must be 'avg' or 'token', got {self.pool!r}")
         if not 0 <= self.drop_path < 1: raise ValueError(f'drop_path must be in [0, 1), got {self.drop_path}')
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f'{len(self.classes)} names of classes, but num_classes={self.num_classes}')
@@ -142,10 +131,10 @@ def classifier_config(
     "Replace the decoder by a classification head."
     cfg = mae_config(cfg) if isinstance(cfg, str) else cfg
     known = [f.name for f in fields(ClassifierConfig)]
-    for k in overrides:
-        if k not in known: raise unknown_name('field', k, known)
+    if bad := sorted(set(overrides) - set(known)): raise unknown_name('field', bad[0], known)
     shared = {k: getattr(cfg, k) for k in known if hasattr(cfg, k)}
     return ClassifierConfig(**{**shared, 'num_classes': num_classes, **overrides})
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #b3c531eb
-imagenet_mean,imagenet_std = (0.485, 0.456, 0.406),(0.229, 0.224, 0.225)
+imagenet_mean = (0.485, 0.456, 0.406)
+imagenet_std = (0.229, 0.224, 0.225)

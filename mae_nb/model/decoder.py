@@ -15,27 +15,27 @@ from .positions import positions_for, sincos_2d
 from .masking import Mask, gather_patches
 from .blocks import init_weights, layer_norm, run_blocks
 
-# %% ../../nbs/2_model/06_decoder.ipynb #6a0d4130
 def unshuffle(
     tokens:Tensor, # Tokens of the kept patches, in ranking order, `(B, K, D)`
     mask_token:Tensor, # The learned mask token, `(1, 1, D)`
     ids_restore:Tensor, # For each patch, its rank in the shuffled order, `(B, L)`
 )->Tensor: # One token per patch, in image order, `(B, L, D)`
     "Append mask tokens for the masked patches, and restore the image order."
-    (B,K,D),L = tokens.shape,ids_restore.shape[1]
+    K,L = tokens.shape[1],ids_restore.shape[1]
     if K > L: raise ValueError(f'{K} tokens do not fit into {L} patches')
-    return gather_patches(torch.cat([tokens, mask_token.expand(B, L-K, D)], dim=1), ids_restore)
+    return gather_patches(torch.cat([tokens, mask_token.expand(len(tokens), L-K, -1)], dim=1), ids_restore)
 
 # %% ../../nbs/2_model/06_decoder.ipynb #59f4368b
 class DecoderBlock(Block):
-    "timm's block, able to compute only some outputs: all tokens are keys and values, but only those from `first` on are queries."
+    "timm's block, able to compute the last outputs only: all tokens are keys and values, from `first` on queries."
     def forward(self,
         x:Tensor, # Tokens, `(B, N, D)`
         first:int=0, # Index of the first token to compute
     )->Tensor: # `(B, N-first, D)`
         if not first: return super().forward(x)
-        a,y,D = self.attn,self.norm1(x),x.shape[2]
-        (wq,wkv),(bq,bkv) = (t.split([D, 2*D]) for t in (a.qkv.weight, a.qkv.bias))
+        a = self.attn
+        y = self.norm1(x)
+        (wq,wkv),(bq,bkv) = (t.tensor_split([x.shape[2]]) for t in (a.qkv.weight, a.qkv.bias))
         heads = lambda t: t.unflatten(2, (-1, a.head_dim)).transpose(1, 2)  # (B, heads, N, D/heads)
         q = heads(F.linear(y[:,first:], wq, bq))
         k,v = map(heads, F.linear(y, wkv, bkv).chunk(2, dim=2))
@@ -67,7 +67,8 @@ class DecoderMixin:
             DecoderBlock(D, heads, mlp_ratio, qkv_bias=True, norm_layer=layer_norm) for _ in range(decoder_depth)])
         self.decoder_norm = layer_norm(D)
         self.decoder_pred = nn.Linear(D, patch_dim)
-        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred): part.apply(init_weights)
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred):
+            part.apply(init_weights)
 
 # %% ../../nbs/2_model/06_decoder.ipynb #2b363d4f
 @patch
@@ -78,8 +79,7 @@ def forward_decoder(self:DecoderMixin,
 )->Tensor: # Prediction for every patch, `(B, L, p*p*C)`
     "Insert mask tokens, add positional embeddings, and predict every patch."
     x = self.decoder_embed(latent)
-    tokens = unshuffle(x[:,1:], self.mask_token, ids_restore)
-    x = torch.cat([x[:,:1], tokens], dim=1)          # CLS stays in front
+    x = torch.cat([x[:,:1], unshuffle(x[:,1:], self.mask_token, ids_restore)], dim=1)  # CLS stays in front
     x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
     x = run_blocks(self.decoder_blocks, x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x[:,1:]))
@@ -91,12 +91,11 @@ def decode_masked(self:DecoderMixin,
     m:Mask, # The mask of the encoder's input
     grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
 )->Tensor: # Prediction for the masked patches, in rank order, `(B, L-K, p*p*C)`
-    "Predict only the masked patches, which the loss uses: blocks are permutation-equivariant, so tokens stay in rank order."
+    "Predict the masked patches only; tokens stay in rank order, since blocks are permutation-equivariant."
     x = self.decoder_embed(latent)
     pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
     at = lambda ids: gather_patches(pos[:,1:].expand(len(x), -1, -1), ids)
     x = torch.cat([x[:,:1] + pos[:,:1], x[:,1:] + at(m.ids_keep), self.mask_token + at(m.ids_masked)], dim=1)
     *most,last = self.decoder_blocks
-    x = run_blocks(most, x, self.grad_checkpointing)
-    x = run_blocks([partial(last, first=latent.shape[1])], x, self.grad_checkpointing)
+    x = run_blocks([*most, partial(last, first=latent.shape[1])], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))

@@ -31,9 +31,8 @@ class MAEEncoder(VisionTransformer):
     ):
         grid = grid_size(img_size, patch_size)
         if embed_dim % num_heads: raise ValueError(f'embed_dim={embed_dim} is no multiple of num_heads={num_heads}')
-        super().__init__(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim,
-                         depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio, num_classes=0,
-                         norm_layer=layer_norm, weight_init='skip')
+        super().__init__(img_size, patch_size, in_chans, num_classes=0, embed_dim=embed_dim, depth=depth,
+                         num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer=layer_norm, weight_init='skip')
         self.patch_size, self.grid, self.in_chans = patch_size, grid, in_chans
         self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid)[None], requires_grad=False)
         self.apply(init_weights)
@@ -46,10 +45,9 @@ def to_patches(self:MAEEncoder,
     imgs:Tensor, # Images, `(B, C, H, W)`
 )->tuple[Tensor,tuple]: # Patches `(B, L, p*p*C)` and their grid `(h, w)`
     "Cut images into patches; raise `ValueError` unless channels and sides fit the model."
-    if imgs.ndim != 4: raise ValueError(f'imgs must be (B, C, H, W), got shape {tuple(imgs.shape)}')
-    if imgs.shape[1] != self.in_chans:
-        raise ValueError(f'this model takes {self.in_chans} channels, got imgs of shape {tuple(imgs.shape)}')
-    return patchify(imgs, self.patch_size), grid_size(imgs.shape[2:], self.patch_size)
+    patches = patchify(imgs, self.patch_size)
+    if imgs.shape[1] == self.in_chans: return patches, grid_size(imgs.shape[2:], self.patch_size)
+    raise ValueError(f'this model takes {self.in_chans} channels, got imgs of shape {tuple(imgs.shape)}')
 
 # %% ../../nbs/2_model/05_encoder.ipynb #95536776
 @patch
@@ -97,12 +95,11 @@ class EncoderOutput(NamedTuple):
 @patch
 def encode(self:MAEEncoder,
     imgs:Tensor, # Images, `(B, C, H, W)`
-    return_intermediates=(), # Intermediates by name: `'embed'`, `'blocks.0'`, ... `(B, 1+L, D)`; `'attn.0'`, ... `(B, heads, 1+L, 1+L)`
+    return_intermediates=(), # Names: 'embed', 'blocks.0', ... `(B, 1+L, D)`; 'attn.0', ... `(B, heads, 1+L, 1+L)`
 )->EncoderOutput: # `tokens`, `grid`, `intermediates`
     "Encode every patch of every image: deterministic, unmasked, for features and pictures."
     known = ['embed'] + [f'{kind}.{i}' for i in range(len(self.blocks)) for kind in ('attn','blocks')]
-    unknown = sorted(set(return_intermediates) - set(known))
-    if unknown: raise ValueError(f'no intermediates {unknown}; there are {known}')
+    if bad := sorted(set(return_intermediates) - set(known)): raise ValueError(f'no intermediates {bad} among {known}')
     patches,grid = self.to_patches(imgs)
     x = self.embed(patches, grid)
     seen = dict(embed=x) if 'embed' in return_intermediates else {}

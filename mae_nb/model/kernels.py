@@ -29,14 +29,14 @@ class _Linear(torch.autograd.Function):
         dw = _onednn(grad.t(), x.t()) if ctx.needs_input_grad[1] else None
         return dx, dw, grad.sum(dim=0) if ctx.needs_input_grad[2] else None
 
-# %% ../../nbs/2_model/04b_kernels.ipynb #6cafece7
 class FastLinear(nn.Linear):
     "A linear layer computed by oneDNN in fp32 on a CPU, and by torch otherwise."
     def forward(self,
         x:Tensor, # `(..., D)`
     )->Tensor: # `(..., D')`
-        plain = x.is_cpu and x.dtype == torch.float32 and self.bias is not None and x.numel() and not torch.is_autocast_enabled('cpu')
-        if not plain or torch.compiler.is_compiling() or not hasattr(torch.ops.mkldnn, '_linear_pointwise'): return super().forward(x)
+        fp32 = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+        there = hasattr(torch.ops.mkldnn, '_linear_pointwise') and not torch.compiler.is_compiling()
+        if not (fp32 and there and self.bias is not None and x.numel()): return super().forward(x)
         return _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
 
 @cache

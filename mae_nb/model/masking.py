@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from .config import grid_size
 
-# %% ../../nbs/1_patches/03_masking.ipynb #22cb75b9
 def num_keep(
     num_patches:int, # Number of patches `L`
     mask_ratio:float, # Fraction of patches to mask, 0 <= ratio < 1
@@ -34,7 +33,6 @@ class Mask(NamedTuple):
     def ids_masked(self): # Indices of the masked patches, in rank order, `(B, L-K)`
         return self.ids_restore.argsort(dim=1)[:,self.ids_keep.shape[1]:]
 
-# %% ../../nbs/1_patches/03_masking.ipynb #193567f3
 def mask_from_scores(
     scores:Tensor, # One score per patch, `(B, L)`; the lowest are kept
     mask_ratio:float=0.75, # Fraction of patches to mask
@@ -45,8 +43,7 @@ def mask_from_scores(
     K = num_keep(L, mask_ratio)
     ids_shuffle = torch.argsort(scores, dim=1, stable=True)  # patch at each rank
     ids_restore = torch.argsort(ids_shuffle, dim=1)          # rank of each patch: the inverse
-    mask = (ids_restore >= K).float()
-    return Mask(ids_shuffle[:,:K], ids_restore, mask)
+    return Mask(ids_shuffle[:,:K], ids_restore, (ids_restore >= K).float())
 
 # %% ../../nbs/1_patches/03_masking.ipynb #0856a822
 def gather_patches(
@@ -64,10 +61,10 @@ def random_scores(
     device=None, # Where to make the scores; the generator's device if not given
 )->Tensor: # Uniform in [0, 1), `(B, L)`
     "Score every patch at random: the paper's masks."
-    if device is None and generator is not None: device = generator.device
+    device = device or (generator and generator.device)
     return torch.rand(batch_size, num_patches, generator=generator, device=device)
 
-# %% ../../nbs/1_patches/03_masking.ipynb #a9fab55f
+# %% ../../nbs/1_patches/03_masking.ipynb #a56822af
 def scores_or_random(
     x:Tensor, # Tokens or patches, `(B, L, D)`
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
@@ -75,11 +72,9 @@ def scores_or_random(
     "Take the scores that were given, or draw random ones; raise `ValueError` when they don't fit `x`."
     B,L,_ = x.shape
     if scores is None: return random_scores(B, L, device=x.device)
-    if scores.shape != (B, L):
-        raise ValueError(f'{B} images of {L} patches need scores ({B}, {L}), got {tuple(scores.shape)}')
-    return scores
+    if scores.shape == (B, L): return scores
+    raise ValueError(f'{B} images of {L} patches need scores ({B}, {L}), got {tuple(scores.shape)}')
 
-# %% ../../nbs/1_patches/03_masking.ipynb #a56822af
 def random_masking(
     x:Tensor, # Tokens or patches, `(B, L, D)`
     mask_ratio:float=0.75, # Fraction of patches to mask
@@ -119,16 +114,15 @@ def block_scores(
     batch_size:int, # Number of images `B`
     grid:tuple, # Rows and columns of patches, `(h, w)`
     mask_ratio:float=0.75, # Fraction of patches to mask; pass the same value to `mask_from_scores`
-    min_area:int=None, # Patches in the smallest block; 16 of 196 in proportion if not given (BEiT)
     generator:torch.Generator=None, # Random generator, on the CPU
 )->Tensor: # `(B, h*w)`
     "Mask rectangles until the ratio is reached: BEiT's block-wise masks, the paper's Table 1f."
-    h,w = grid; L = h*w
+    L = grid[0]*grid[1]
     remove = L - num_keep(L, mask_ratio)
-    area0 = min_area or max(1, L*16//196)
-    scores = random_scores(batch_size, L, generator).view(batch_size, h, w)
+    area0 = max(1, L*16//196)  # of the smallest block: 16 of 196 patches, as in BEiT
+    scores = random_scores(batch_size, L, generator).view(batch_size, *grid)
     for s in scores:
-        gone = torch.zeros(h, w, dtype=torch.bool)
+        gone = torch.zeros(*grid, dtype=torch.bool)
         while (missing := remove - int(gone.sum())) > 0:
             area = area0 + torch.rand((), generator=generator).item() * max(0, missing - area0)
             new = _block(grid, area, generator) & ~gone
@@ -153,8 +147,8 @@ def scores_from_mask(
     "Turn given masks into scores; every image of the batch must have the same number of masked patches."
     if mask.ndim not in (2, 3): raise ValueError(f'mask must be (B, h, w) or (B, L), got shape {tuple(mask.shape)}')
     scores = mask.flatten(1).bool().float()
-    removed,L = scores.sum(1).int().tolist(), scores.shape[1]
-    if len(set(removed)) > 1: raise ValueError(f'every image must have the same number of masked patches, got {removed}')
-    if not 0 < removed[0] < L:
-        raise ValueError(f'a mask must mask some patches and keep some, got {removed[0]} of {L} masked')
-    return scores, (removed[0] - 0.5)/L  # half a patch of slack, so that int(L*(1-ratio)) is exact
+    L = scores.shape[1]
+    masked = scores.sum(1).int().tolist()
+    if len(set(masked)) > 1: raise ValueError(f'every image must have the same number of masked patches, got {masked}')
+    if not 0 < masked[0] < L: raise ValueError(f'a mask must mask some patches, not all, got {masked[0]} of {L} masked')
+    return scores, (masked[0] - 0.5)/L  # half a patch of slack, so that int(L*(1-ratio)) is exact

@@ -9,7 +9,6 @@ __all__ = ['sincos_1d', 'sincos_2d', 'positions_for']
 import torch
 from torch import Tensor
 
-# %% ../../nbs/1_patches/02_positions.ipynb #0c67cfd3
 def sincos_1d(
     dim:int, # Width `D` of a position vector, even
     positions:Tensor, # Positions in patches, `(L,)`

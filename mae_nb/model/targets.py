@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['patch_stats', 'PixelTarget', 'NormPixelTarget', 'visible_stats', 'masked_mse']
 
-# %% ../../nbs/2_model/07_targets.ipynb #9d241749
+# %% ../../nbs/2_model/07_targets.ipynb #90cd4112
 from dataclasses import dataclass
+from typing import Literal
 import torch
 from torch import Tensor
 
-# %% ../../nbs/2_model/07_targets.ipynb #90cd4112
 def patch_stats(
     patches:Tensor, # Patches, `(B, L, d)`
     eps:float=1e-6, # Added to the variance, as in the official code
@@ -23,12 +23,8 @@ def patch_stats(
 class PixelTarget:
     "Raw pixels as the target."
     def __call__(self, patches:Tensor)->Tensor: return patches
-    def to_pixels(self,
-        pred:Tensor, # Prediction, `(B, L, d)`
-        mean:Tensor=None, # Not needed here
-        std:Tensor=None, # Not needed here
-    )->Tensor: # Patches of pixels, `(B, L, d)`
-        "Turn a prediction into pixels: it is in pixels already."
+    def to_pixels(self, pred:Tensor, mean:Tensor=None, std:Tensor=None)->Tensor: # Patches of pixels, `(B, L, d)`
+        "Return the prediction `(B, L, d)`, which is in pixels already; no statistics are needed."
         return pred
 
 # %% ../../nbs/2_model/07_targets.ipynb #764bcf3b
@@ -52,18 +48,17 @@ def visible_stats(
     patches:Tensor, # Patches, `(B, L, d)`
     mask:Tensor, # 1 = masked, `(B, L)`
     grid:tuple, # Rows and columns of patches, `(h, w)`
-    radius:float=1., # Reach of a visible patch, in patches
 )->tuple[Tensor,Tensor]: # Mean and standard deviation for each patch, `(B, L, 1)` each
     "Estimate each patch's statistics from nearby visible patches: nothing of a masked patch leaks."
-    (B,L,_),(h,w) = patches.shape,grid
-    if h*w != L or mask.shape != (B, L):
-        raise ValueError(f'{B} images of {L} patches need a grid of {L} and a mask ({B}, {L}), '
-                         f'got {h}x{w} and {tuple(mask.shape)}')
+    B,L,_ = patches.shape
+    h,w = grid
+    if h*w != L: raise ValueError(f'{L} patches need a grid of {L}, got {h}x{w}')
+    if mask.shape != (B, L): raise ValueError(f'mask must be ({B}, {L}), got {tuple(mask.shape)}')
     if mask.bool().all(dim=1).any(): raise ValueError('an image without a visible patch leaves nothing to guess from')
     rows,cols = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
     where = torch.stack([rows.flatten(), cols.flatten()], dim=1).float()
-    near = -torch.cdist(where, where).square().to(patches) / (2*radius**2)   # (L, L)
-    hidden = mask.bool()[:,None].expand(-1, L, -1)                            # (B, L, L)
+    near = -torch.cdist(where, where).square().to(patches) / 2            # (L, L), with a bell of radius 1
+    hidden = mask.bool()[:,None].expand(-1, L, -1)                           # (B, L, L)
     weights = near.expand_as(hidden).masked_fill(hidden, -torch.inf).softmax(dim=-1)
     mean,std = patch_stats(patches)
     return weights @ mean, weights @ std
@@ -73,12 +68,12 @@ def masked_mse(
     pred:Tensor, # Prediction, `(B, L, d)`
     target:Tensor, # Target, `(B, L, d)`
     mask:Tensor, # 1 = masked, `(B, L)`
-    loss_on:str='masked', # Compute the loss on `'masked'` patches, or on `'all'`
+    loss_on:Literal['masked', 'all']='masked', # Patches on which the loss is computed
 )->Tensor: # Scalar
     "Average the squared error over a patch, then over the masked patches (paper section 3) or over all."
     if loss_on not in ('masked', 'all'): raise ValueError(f"loss_on must be 'masked' or 'all', got {loss_on!r}")
-    if pred.shape != target.shape: raise ValueError(f'pred {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
-    if mask.shape != pred.shape[:2]: raise ValueError(f'mask must be {tuple(pred.shape[:2])}, got {tuple(mask.shape)}')
+    shape,wanted,masked = (tuple(t.shape) for t in (pred, target, mask))
+    if shape != wanted: raise ValueError(f'pred {shape} and target {wanted} differ in shape')
+    if masked != shape[:2]: raise ValueError(f'mask must be {shape[:2]}, got {masked}')
     per_patch = (pred - target).square().mean(dim=-1)  # (B, L)
-    if loss_on == 'all': return per_patch.mean()
-    return (per_patch*mask).sum() / mask.sum()
+    return per_patch.mean() if loss_on == 'all' else (per_patch*mask).sum() / mask.sum()

@@ -9,17 +9,15 @@ __all__ = ['grey', 'accent', 'ink', 'style', 'to_image_array', 'show_images', 'g
 
 # %% ../../nbs/2_model/10_show.ipynb #afda9c57
 import textwrap
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 import matplotlib.pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from torch import Tensor
 from ..model.patches import patchify, unpatchify
 from ..model.targets import patch_stats, visible_stats
 from ..data.datasets import denormalise
 
-# %% ../../nbs/2_model/10_show.ipynb #0d9d8829
 grey, accent = 0.88, '#c8442a'  # grey level of masked patches; accent colour of all plots
 
 def style()->None:
@@ -46,8 +44,8 @@ def to_image_array(
 def _fit_titles(titles, inches):
     "Break titles to fit a column; return them and a font size, 9 points or what the longest word allows."
     most = max(6, int(inches/0.073))  # characters of 9 points on a line
-    wrap = lambda t: sum([textwrap.wrap(part, most, break_long_words=False) for part in str(t).split('\n')], [])
-    lines = [wrap(t) for t in titles]
+    wrap = lambda t: textwrap.wrap(t, most, break_long_words=False)
+    lines = [sum(map(wrap, str(t).split('\n')), []) for t in titles]
     longest = max((len(l) for t in lines for l in t), default=1)
     return ['\n'.join(t) for t in lines], max(5, 9*min(1, most/longest))
 
@@ -57,21 +55,21 @@ def show_images(
     titles=None, # One title per image, or one row's titles for the first row
     ncols:int=None, # Images per row; all in one row if not given
     suptitle:str=None, # A title over all
-)->Figure: # A closed figure: a notebook shows it, `savefig` writes it
+)->plt.Figure: # A closed figure: a notebook shows it, `savefig` writes it
     "Show images in rows, without axes; at most 7.2 inches wide."
     imgs = [to_image_array(i) for i in imgs]
     if not imgs: raise ValueError('no images to show')
-    n,gap = ncols or len(imgs),0.06
+    n = ncols or len(imgs)
+    gap = 0.06  # between images, in inches
     tall = [i.shape[0]/i.shape[1] for i in imgs]
-    side = 2.6 if len(imgs) == 1 else 1.8  # of a square image, in inches; others get the same area
-    cell = min(7.2/n, side/np.mean(tall)**.5)
+    cell = min(7.2/n, (2.6 if len(imgs) == 1 else 1.8)/np.mean(tall)**.5)  # inches; others get a square image's area
     titles,size = _fit_titles(list(titles or [])[:len(imgs)], cell - gap)
     starts = range(0, len(imgs), n)
     lines = [max([1 + t.count('\n') for t in titles[i:i+n] if t], default=0) for i in starts]
     heights = [(cell - gap)*max(tall[i:i+n]) for i in starts]
     rows = [h + gap + 0.15*l + 0.05*bool(l) for h,l in zip(heights, lines)]
     W,H = cell*n, sum(rows) + 0.2*bool(suptitle)
-    fig = plt.figure(figsize=(W, H)); fig.set_layout_engine('none')  # places are computed above
+    fig = plt.figure(figsize=(W, H), layout='none')  # places are computed above
     for i,img in enumerate(imgs):
         r,c = divmod(i, n)
         left,bottom = c*cell + gap/2, sum(rows[r+1:]) + gap/2
@@ -110,12 +108,11 @@ def reconstruct(
     imgs:Tensor, # Normalised images, `(B, C, H, W)`, or one `(C, H, W)`
     mask_ratio:float=0.75, # Fraction of patches to mask
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
-    stats:str='true', # For normalised pixels: statistics of masked patches, `'true'` (a leak) or estimated from `'visible'` ones
+    stats:Literal['true', 'visible']='true', # Statistics of masked patches: true (a leak), or from visible patches
 )->Reconstruction: # `image, masked, reconstruction, pasted, mask`
     "Mask patches, predict them, and convert the predictions to pixels."
     if not hasattr(model, 'forward_decoder'):
-        raise ValueError(f'{type(model).__name__} has no decoder, so it cannot reconstruct: '
-                         'load full weights, not encoder-only ones')
+        raise ValueError(f'{type(model).__name__} has no decoder to reconstruct with: load weights that include it')
     if stats not in ('true', 'visible'): raise ValueError(f"stats must be 'true' or 'visible', got {stats!r}")
     imgs = imgs[None] if imgs.ndim == 3 else imgs
     out = model(imgs, mask_ratio, scores)
@@ -123,8 +120,7 @@ def reconstruct(
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    mean,std = (torch.where(removed, g, k) for g,k in zip(guess, known))
-    painted = model.target.to_pixels(out.pred, mean, std)
+    painted = model.target.to_pixels(out.pred, *(torch.where(removed, g, k) for g,k in zip(guess, known)))
     pasted = torch.where(removed, painted, patches)
     image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
                             for p in (patches, painted, pasted))
@@ -136,8 +132,8 @@ def show_reconstruction(
     imgs:Tensor, # Normalised images, `(B, C, H, W)`, or one `(C, H, W)`
     mask_ratio:float=0.75, # Fraction of patches to mask
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
-    stats:str='true', # For normalised-pixel targets: see `reconstruct`
-)->Figure: # One row per image
+    stats:Literal['true', 'visible']='true', # For normalised-pixel targets: see `reconstruct`
+)->plt.Figure: # One row per image
     "Show image / masked / reconstruction / pasted."
     r = reconstruct(model, imgs, mask_ratio, scores, stats)
     note = f'\n({stats} statistics)' if model.cfg.norm_pix_loss else ''
@@ -187,7 +183,7 @@ def show_attention(
     img:Tensor, # One normalised image, `(C, H, W)`
     query:int=None, # Query patch; the CLS token if not given
     block:int=None, # One block's heads; the rollout if not given
-)->Figure: # The image, then one map per head
+)->plt.Figure: # The image, then one map per head
     "Show an image and the attention of one token; each map is scaled to its own peak, given in its title."
     maps = attention_maps(model, img[None], query, block)[0].cpu()  # (heads, h, w)
     peaks = maps.amax(dim=(1,2))
@@ -198,29 +194,29 @@ def show_attention(
     who = 'CLS looks' if query is None else f'patch {query} looks'
     fig = show_images([image, *map(colormapped, big)], [who, *titles], ncols=min(5, 1 + len(maps)))
     if query is not None:
-        p,(row,col) = model.patch_size,divmod(query, maps.shape[2])
+        p = model.patch_size
+        row,col = divmod(query, maps.shape[2])
         for c,width in (('white', 4), (accent, 2)):
-            box = plt.Rectangle((col*p - 0.5, row*p - 0.5), p, p, fill=False, color=c, linewidth=width)
-            fig.axes[0].add_patch(box)
+            fig.axes[0].add_patch(plt.Rectangle((col*p - 0.5, row*p - 0.5), p, p, fill=False, color=c, lw=width))
     return fig
 
 # %% ../../nbs/2_model/10_show.ipynb #7dacd107
 def show_position_similarity(
     table:Tensor, # Position table with CLS first, `(1+h*w, D)` or `(1, 1+h*w, D)`
     grid:tuple, # Rows and columns of patches, `(h, w)`
-)->Figure: # `h` by `w` small maps
+)->plt.Figure: # `h` by `w` small maps
     "Show the cosine similarity of each patch's positional embedding to all others."
     pos = F.normalize(table.detach().cpu().reshape(-1, table.shape[-1])[1:].float(), dim=-1)
     h,w = grid
-    if len(pos) != h*w:
-        raise ValueError(f'a grid of {h}x{w} needs {1 + h*w} positions (CLS included), got {1 + len(pos)}')
+    if len(pos) != h*w: raise ValueError(f'a grid of {h}x{w} needs {h*w} positions after the CLS token, got {len(pos)}')
     sim = (pos @ pos.T).view(h, w, h, w)
     tiles = F.pad(sim, (0, 1, 0, 1), value=float('nan'))  # a gap between maps
     tall = h*(h+1)/(w*(w+1))
     width = min(6.4, 3.8/tall**.5, 6/tall)
     fig,ax = plt.subplots(figsize=(width + 0.8, max(1, width*tall)), layout='constrained')
     im = ax.imshow(tiles.permute(0, 2, 1, 3).reshape(h*(h+1), w*(w+1)).numpy(), cmap=ink)
-    ax.axis('off'); fig.colorbar(im, label='cosine similarity', shrink=0.8)
+    ax.axis('off')
+    fig.colorbar(im, label='cosine similarity', shrink=0.8)
     plt.close(fig)
     return fig
 
@@ -228,16 +224,16 @@ def show_position_similarity(
 def show_losses(
     records, # Records with `step` and `loss`
     baselines=None, # Losses of trivial predictors, by name
-)->Figure: # A closed figure
+)->plt.Figure: # A closed figure
     "Plot the loss against the step, with trivial predictors as baselines."
     fig,ax = plt.subplots(figsize=(7.2, 2.6), dpi=100, layout='constrained')
     records = [r for r in records if 'loss' in r]
-    ax.plot([r['step'] for r in records], [r['loss'] for r in records], color='#c8442a', lw=1.5)
+    ax.plot([r['step'] for r in records], [r['loss'] for r in records], color=accent, lw=1.5)
     for i,(name,value) in enumerate((baselines or {}).items()):
         ax.axhline(value, color='0.5', lw=1, ls=('--', ':', '-.')[i % 3])
-        ax.annotate(name, (1, value), xycoords=('axes fraction', 'data'), ha='right', va='bottom',
-                    fontsize=8, color='0.4')
+        ax.text(1, value, name, transform=ax.get_yaxis_transform(), ha='right', va='bottom', fontsize=8, color='0.4')
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel='step', ylabel='loss'); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(xlabel='step', ylabel='loss')
+    ax.spines[['top', 'right']].set_visible(False)
     plt.close(fig)
     return fig

@@ -7,6 +7,7 @@ __all__ = ['data_uri', 'InteractiveFigure', 'interactive_figure']
 
 # %% ../../nbs/2_model/10b_touch.ipynb #7c434ec2
 import base64, hashlib, html, io, json, math
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from PIL import Image
@@ -14,10 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from .images import to_image_array
 
-# %% ../../nbs/2_model/10b_touch.ipynb #5de3c33b
 def data_uri(
     picture, # One image, `(C, H, W)`, as `to_image_array` takes it, or a matplotlib figure
-    quality:int=65, # Of WebP, 0 to 100
     lossless:bool=False, # Keep every pixel as it is
 )->str: # `data:image/webp;base64,...`
     "Write a picture as an address that contains it."
@@ -28,25 +27,18 @@ def data_uri(
     elif isinstance(picture, Tensor): img = Image.fromarray((to_image_array(picture)*255).round().astype('uint8'))
     else: raise ValueError(f'a picture must be a tensor (C, H, W) or a matplotlib figure, got {type(picture).__name__}')
     out = io.BytesIO()
-    img.convert('RGB').save(out, 'webp', quality=quality, lossless=lossless, method=6)
+    img.convert('RGB').save(out, 'webp', quality=65, lossless=lossless, method=6)
     return 'data:image/webp;base64,' + base64.b64encode(out.getvalue()).decode()
 
-# %% ../../nbs/2_model/10b_touch.ipynb #f0519e83
-def _controls(controls, grid):
-    "Controls as the page's script takes them: name, options as text, and how they are chosen."
-    kind = lambda options: 'grid' if grid else 'choice' if len(options) <= 4 else 'range'
-    return [dict(name=str(name), options=[str(o) for o in options], kind=kind(options), grid=grid) for name,options in controls.items()]
-
+# %% ../../nbs/2_model/10b_touch.ipynb #ac7ca3b1
+@dataclass(repr=False)
 class InteractiveFigure:
     "An interactive figure, shown by notebooks and by any page that contains its `html`."
-    def __init__(self,
-        html:str, # The complete figure, with its pictures, style and script
-        what:str, # Text representation
-    ): self.html,self.what = html,what
+    html:str # The complete figure, with its pictures, style and script
+    what:str # Text representation
     def _repr_html_(self): return self.html
     def __repr__(self): return self.what
 
-# %% ../../nbs/2_model/10b_touch.ipynb #ac7ca3b1
 def _page(data, width, pixels):
     "The figure as HTML: the picture to begin with, then what makes it move."
     text = json.dumps(data).replace('</', '<\\/')
@@ -54,16 +46,17 @@ def _page(data, width, pixels):
     k = 0
     for i,c in zip(data['start'], data['controls']): k = k*len(c['options']) + i
     script,css = (files('mae_nb').joinpath('assets', f'touch.{x}').read_text(encoding='utf-8') for x in ('js', 'css'))
-    alt = html.escape(f'{data["alt"]} {data["captions"][k]}')
-    page = (f'<style>{css}</style><figure class="touch" id="{ident}" style="--touch-width: {width}px" data-lm-suppress-shortcuts="true">'
-            f'<span class="touch-box"><img {"class=touch-pixels " if pixels else ""}src="{data["pictures"][k]}" alt="{alt}"></span>'
-            f'<figcaption aria-live="polite">{html.escape(data["captions"][k])}</figcaption><div class="touch-panel"></div></figure>'
-            f'<script>({script})("{ident}", {text})</script>')
-    return InteractiveFigure(page, f'{len(data["pictures"])} pictures: ' + ', '.join(c['name'] for c in data['controls']))
+    caption = data['captions'][k]
+    look = f'class="touch" id="{ident}" style="--touch-width: {width}px" data-lm-suppress-shortcuts="true"'
+    alt = html.escape(f'{data["alt"]} {caption}')
+    img = f'{"class=touch-pixels " if pixels else ""}src="{data["pictures"][k]}" alt="{alt}"'
+    return (f'<style>{css}</style><figure {look}><span class="touch-box"><img {img}></span>'
+            f'<figcaption aria-live="polite">{html.escape(caption)}</figcaption><div class="touch-panel"></div>'
+            f'</figure><script>({script})("{ident}", {text})</script>')
 
 # %% ../../nbs/2_model/10b_touch.ipynb #40485cee
 def interactive_figure(
-    pictures:list, # One per combination of options, last control fastest: images `(C, H, W)` or figures, all of one size
+    pictures:list, # One per combination of options, last control fastest: images `(C, H, W)` or figures, of one size
     controls:dict, # `{name: options}`: up to four options are buttons, more are a slider
     alt:str, # What all of them show, for those who cannot see it
     captions:list=None, # A line for each picture, shown below and read aloud; the options if not given
@@ -73,14 +66,22 @@ def interactive_figure(
     pixels:bool=None, # Show pixels as squares, and lose none; if not given, for pictures of up to 64 pixels a side
 )->InteractiveFigure: # Works in notebooks and on any page, offline; without scripts it is its first picture
     "Make an interactive figure whose pictures are selected by mouse, touch or keyboard."
-    if not controls or not alt.strip(): raise ValueError(f'an interactive figure needs controls and an alternative text, got {controls} and {alt!r}')
+    if not controls or not alt.strip():
+        raise ValueError(f'an interactive figure needs controls and an alternative text, got {controls} and {alt!r}')
     sizes = [len(o) for o in controls.values()]
-    if len(pictures) != math.prod(sizes): raise ValueError(f'{" * ".join(map(str, sizes))} options need {math.prod(sizes)} pictures, got {len(pictures)}')
-    if grid and sizes != [grid[0]*grid[1]]: raise ValueError(f'a grid of {grid} needs one control with {grid[0]*grid[1]} options, got {sizes}')
-    if captions is not None and len(captions) != len(pictures): raise ValueError(f'{len(pictures)} pictures need as many captions, got {len(captions)}')
+    said = captions or [', '.join(f'{k}: {o}' for k,o in zip(controls, v)) for v in product(*controls.values())]
     start = list(start or [0]*len(sizes))
-    if len(start) != len(sizes) or not all(0 <= i < n for i,n in zip(start, sizes)): raise ValueError(f'start must be an index into each of {sizes}, got {start}')
-    said = captions or [', '.join(f'{k}: {o}' for k,o in zip(controls, chosen)) for chosen in product(*controls.values())]
+    if grid and sizes != [math.prod(grid)]:
+        raise ValueError(f'a grid of {grid} needs one control of {math.prod(grid)} options, got {sizes}')
+    if len(pictures) != math.prod(sizes):
+        raise ValueError(f'options {sizes} need {math.prod(sizes)} pictures, got {len(pictures)}')
+    if len(said) != len(pictures): raise ValueError(f'{len(pictures)} pictures need as many captions, got {len(said)}')
+    if len(start) != len(sizes) or not all(0 <= i < n for i,n in zip(start, sizes)):
+        raise ValueError(f'start must be an index into each of {sizes}, got {start}')
     if pixels is None: pixels = isinstance(pictures[0], Tensor) and max(pictures[0].shape[1:]) <= 64
-    data = dict(controls=_controls(controls, grid), alt=alt, captions=list(said), start=start, pictures=[data_uri(p, lossless=pixels) for p in pictures])
-    return _page(data, width, pixels)
+    kinds = ['grid' if grid else 'choice' if n <= 4 else 'range' for n in sizes]
+    panel = [dict(name=str(k), options=[str(o) for o in v], kind=kind, grid=grid)
+             for (k,v),kind in zip(controls.items(), kinds)]
+    data = dict(controls=panel, alt=alt, captions=list(said), start=start,
+                pictures=[data_uri(p, lossless=pixels) for p in pictures])
+    return InteractiveFigure(_page(data, width, pixels), f'{len(pictures)} pictures: {", ".join(map(str, controls))}')
