@@ -238,7 +238,7 @@ def test_shards_from_a_url(jpegs, shards, monkeypatch):
         assert content(far) == content(near)
         for workers in 0, 1:
             for a,b in zip(*[train_loader(PretrainDataset(d, (64, 64), 16), 8, 1, workers) for d in (far, near)]): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-        with pytest.raises(FileNotFoundError, match='there is no .*train-000009.tar.json: mae_data index'): load_images(url + '/train-000009.tar')
+        with pytest.raises(FileNotFoundError, match='there is no .*train-000009.tar.json: run mae_data index'): load_images(url + '/train-000009.tar')
     finally: server.shutdown()
 
 def test_splits_of_shards(shards, tmp_path):
@@ -285,9 +285,9 @@ def test_pack_killed(tmp_path, sig):
     (tmp_path/'in').mkdir()
     for i in range(120): (tmp_path/'in'/f'{i:03d}.jpg').write_bytes(encoded(smooth(300, 400, i), quality=92))
     (tmp_path/'in'/'bad.jpg').write_bytes(GOOD['plain'][:900])
-    args = ['--data', tmp_path/'in', '--shard_images', 7, '--short_side', 200]
-    assert mae_data(['pack', *args, '--output_dir', tmp_path/'whole', '--num_workers', 2]) == 0
-    again = ['pack', *map(str, args), '--output_dir', str(tmp_path/'killed')]
+    args = ['--data', str(tmp_path/'in'), '--shard_images', '7', '--short_side', '200']
+    assert mae_data(['pack', *args, '--output_dir', str(tmp_path/'whole'), '--num_workers', '2']) == 0
+    again = ['pack', *args, '--output_dir', str(tmp_path/'killed')]
     done,kills = lambda: len(list((tmp_path/'killed').glob('*.tar.json'))), 0
     for _ in range(10):
         before,pid = done(),in_a_fork(lambda: mae_data(again))
@@ -480,17 +480,17 @@ def test_batches_are_the_readers_own(jpegs):
 # -- commands
 
 def test_check_and_stats(spoilt, capsys):
-    assert mae_data(['check', '--data', spoilt, '--num_workers', 1]) == 2
+    assert mae_data(['check', '--data', str(spoilt), '--num_workers', '1']) == 2
     out,err = capsys.readouterr()
     assert out.count('corrupt  cannot read') == 2 and '2 of 24 images cannot be read' in err and "{'JPEG': 22}" in out
-    assert mae_data(['stats', '--data', spoilt]) == 0
+    assert mae_data(['stats', '--data', str(spoilt)]) == 0
     flags = capsys.readouterr().out.split()
     assert flags[0] == '--mean' and len(flags[1].split(',')) == 3 and flags[2] == '--std'
     assert check(TensorImages(torch.zeros(3, 1, 4, 4, dtype=torch.uint8)))['modes'] == {'1 channels': 3}
 
 def test_index(shards, tmp_path):
     for p in shards.glob('*.tar'): os.link(p, tmp_path/p.name)
-    assert mae_data(['index', '--shards', tmp_path]) == 0
+    assert mae_data(['index', '--shards', str(tmp_path)]) == 0
     assert content(ShardImages(tmp_path/'train-*.tar')) == content(load_images(str(shards))) and len(list(tmp_path.glob('*.json'))) == 3
 
 @pytest.mark.slow
