@@ -37,7 +37,7 @@ def _choices(kind):
 def _check_number(name, value, kind, least):
     "Raise `ValueError` for a value that is no number, no whole one where the field is an `int`, or too small."
     if kind in (int, int | None) and type(value) is not int:
-        raise ValueError(f'{name} must be a whole number, got {value!r}')
+        raise ValueError(f'{name} must be an integer, got {value!r}')
     if type(value) not in (int, float): raise ValueError(f'{name} must be a number, got {value!r}')
     if not value >= least: raise ValueError(f'{name} must be at least {least}, got {value}')  # rejects nan, too
 
