@@ -7,7 +7,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help demo test check lowest notebooks docs lab wheel clean
 
 help:
-	@echo "make demo       install, pre-train on the images on board, show what was learned (runs/demo)"
+	@echo "make demo       install, pre-train on the bundled images, show what was learned (runs/demo)"
 	@echo "make test       everything that must hold: export, layering, notebooks, pytest"
 	@echo "make notebooks  run every notebook from a fresh kernel; export the library, clean, write README.md"
 	@echo "make docs       build the book's site, strictly: _build/site/index.html"

@@ -1,5 +1,5 @@
 "One process: options that must not change the result, and what happens to bad input."
-import gc, json, os, pickle, shutil, signal, subprocess, sys, weakref
+import gc, json, os, pickle, re, shutil, signal, subprocess, sys, weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,7 +154,7 @@ def test_pickles_are_not_opened(tmp_path, capsys):
     assert 'is no checkpoint' in (said := refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--resume', evil)) and 'nothing is unpickled' in said
     folder = tmp_path/'folder'; folder.mkdir()
     (folder/'model.json').write_text('{}'); shutil.copy(evil, folder/'model.safetensors')
-    with pytest.raises(ValueError, match='damaged, or no safetensors file'): from_pretrained(folder)
+    with pytest.raises(ValueError, match='damaged, or no safetensors'): from_pretrained(folder)
     assert not (tmp_path/'executed').exists()
 
 @pytest.mark.parametrize('flags,said', [(['--blr', '1e-3'], 'blr: now 0.001, before 0.006'), (['--mask_ratio', '0.5'], 'mask_ratio: now 0.5, before 0.75'),
@@ -193,17 +193,18 @@ def test_a_lock(run, capsys):
     finally: p.kill(); p.wait()
     assert again(run) == 0
 
-@pytest.mark.parametrize('flags,said', [(['--ema_decay', '1'], 'ema_decay must be below 1'), (['--precision', 'fp8'], "precision must be one of ['bf16', 'fp16', 'fp32'], got 'fp8'"),
+@pytest.mark.parametrize('flags,said', [(['--ema_decay', '1'], 'ema_decay must be below 1'), (['--precision', 'fp8'], "invalid choice 'fp8' for argument '--precision'"),
     (['--accum_iter', '0'], 'accum_iter must be at least 1'), (['--batch_size', '10', '--masks_per_image', '4'], 'must be a multiple of masks_per_image=4'),
     (['--batch_size', '24', '--effective_batch', '64'], 'choose a batch_size that divides 64'), (['--accum_iter', '3', '--effective_batch', '64'], 'make 24: leave accum_iter out'),
-    (['--clip_grad', '-1'], 'clip_grad must be at least 0'), (['--mask_sampling', 'blok'], "must be one of ['random', 'block', 'grid']"),
-    (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], 'are no numbers'), (['--keep_checkpoints', '0'], 'keep_checkpoints must be at least 1'),
-    (['--resume', 'auto', '--overwrite'], 'give only one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--fsdp'], 'start with torchrun'),
+    (['--clip_grad', '-1'], 'clip_grad must be at least 0'), (['--mask_sampling', 'blok'], "Expected one of ('random', 'block', 'grid')"),
+    (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], "could not convert string to float: 'half'"), (['--keep_checkpoints', '0'], 'keep_checkpoints must be at least 1'),
+    (['--resume', 'auto', '--overwrite'], 'give one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--fsdp'], 'start with torchrun'),
     (['--effective_batch', '20000', '--batch_size', '8'], 'there are 10000: lower batch_size')])
 def test_flags_out_of_range(tmp_path, capsys, flags, said):
     try: code = mae_pretrain(['--output_dir', str(tmp_path/'run'), *RUN, *flags])
     except SystemExit as e: code = e.code
-    assert code == 2 and said in capsys.readouterr().err
+    err = ' '.join(re.sub('[│╭╮╰╯─]', ' ', capsys.readouterr().err).split())  # without the frame
+    assert code == 2 and said in err
 
 def test_milestones_and_keep(tmp_path):
     "Of six epochs, the last two checkpoints stay, and those of every third epoch."

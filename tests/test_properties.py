@@ -151,14 +151,14 @@ def test_a_shard_holds_what_tarfile_says(tmp_path_factory, members, label, form)
     for cut in {len(raw) - 10_240, len(raw)//2} - {0}:  # its end mark is missing, or more
         if raw[cut:].strip(b'\0'):
             path.write_bytes(raw[:cut])
-            with pytest.raises(ValueError, match='no whole tar file'): index_shard(path)
+            with pytest.raises(ValueError, match='no complete tar file'): index_shard(path)
 
 configs = st.one_of(
     st.builds(MAEConfig, img_size=st.sampled_from([32, (32, 64)]), patch_size=st.sampled_from([4, 8]), in_chans=st.integers(1, 4), depth=few, embed_dim=st.sampled_from([12, 48]),
-              num_heads=st.sampled_from([1, 3]), norm_pix_loss=st.booleans(), loss_on=st.sampled_from(['removed', 'all']), mlp_ratio=st.sampled_from([2., 4.])),
+              num_heads=st.sampled_from([1, 3]), norm_pix_loss=st.booleans(), loss_on=st.sampled_from(['masked', 'all']), mlp_ratio=st.sampled_from([2., 4.])),
     st.builds(ClassifierConfig, img_size=st.sampled_from([32, (64, 32)]), patch_size=st.just(8), num_classes=few, pool=st.sampled_from(['avg', 'token']), drop_path=st.floats(0, .5), depth=few),
     st.builds(PretrainConfig, model=st.sampled_from(['mae_vit_nano_patch4', 'mae_vit_base_patch16']), mask_ratio=st.floats(.01, .99), img_size=st.sampled_from([None, '32', '32x64', (32, 64)]),
-              epochs=few, blr=st.floats(1e-6, 1), ema=st.one_of(st.none(), st.floats(.1, .99)), mean=st.just((.5, .4, .3)), std=st.just((.2, .1, .3)), flip=st.booleans(),
+              epochs=few, blr=st.floats(1e-6, 1), ema_decay=st.one_of(st.none(), st.floats(.1, .99)), mean=st.just((.5, .4, .3)), std=st.just((.2, .1, .3)), flip=st.booleans(),
               seed=st.integers(0, 2**40)))
 
 @given(configs)

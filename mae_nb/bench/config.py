@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from ..core.config import check_fields, unknown_name
 
-Precision = Literal['fp32', 'bf16', 'fp16']
+Precision = Literal['bf16', 'fp16', 'fp32']
 
 def _check(cfg, *mask_ratios):
     "Raise ValueError for a setting that cannot be measured, with the offending value."

@@ -138,6 +138,7 @@ class TrainLoader:
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e
             raise
+        finally: batches = None  # ends the workers, whoever keeps the error's traceback
 
 # %% ../../nbs/3_training/13b_batches.ipynb #1559ee00
 def train_loader(

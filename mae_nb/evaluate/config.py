@@ -54,7 +54,7 @@ class EvalConfig:
     num_workers:int = 0 # data-loader workers, per process; 0 loads in the main one
     crop_pct:float|None = None # fraction of the short side to crop; if not given, 0.875, or 1 for imagenet-c, above 224
     image_backend:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
-    precision:Literal['fp32', 'bf16', 'fp16'] = 'fp32' # of the forward pass
+    precision:Literal['bf16', 'fp16', 'fp32'] = 'fp32' # of the forward pass
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
     output:str|None = None # JSON file for the results; an evaluation that was stopped is continued from it
 
