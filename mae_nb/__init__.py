@@ -4,7 +4,7 @@ from importlib import import_module as _import
 
 _names = {  # names to be had from `mae_nb` itself, by module; a module is imported when one of its names is asked for
     'model.patches': 'patchify unpatchify', 'model.masking': 'random_masking',
-    'model.config': 'ClassifierConfig MAEConfig classifier_config mae_config',
+    'model.config': 'ClassifierConfig MAEConfig ViTConfig classifier_config mae_config',
     'model.mae': 'MaskedAutoencoderViT mae_model', 'model.classifier': 'ViTClassifier', 'model.encoder': 'MAEEncoder',
     'data.datasets': 'load_images', 'weights.hub': 'from_pretrained', 'weights.config': 'ConvertConfig', 'weights.export': 'convert',
     'plots.images': 'show_attention show_images show_reconstruction',

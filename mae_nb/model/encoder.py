@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from fastcore.basics import patch
 from timm.models.vision_transformer import VisionTransformer
 from .patches import conv_as_linear, patchify
-from .config import grid_size
+from .config import ViTConfig, grid_size
 from .positions import positions_for, sincos_2d
 from .masking import Mask, gather_patches, mask_from_scores, scores_or_random
 from .blocks import attention_weights, init_patch_embed, init_weights, layer_norm, run_blocks
@@ -21,20 +21,16 @@ from .blocks import attention_weights, init_patch_embed, init_weights, layer_nor
 class MAEEncoder(VisionTransformer):
     "timm's ViT with fixed sine-cosine positions for any grid, and a forward pass over visible patches only."
     def __init__(self,
-        img_size=224, # Image side, or `(H, W)`, in pixels, of the stored position table
-        patch_size:int=16, # Patch side `p`, in pixels
-        in_chans:int=3, # Image channels `C`
-        embed_dim:int=768, # Width `D`
-        depth:int=12, # Number of blocks
-        num_heads:int=12, # Attention heads
-        mlp_ratio:float=4., # Hidden width of a block's MLP, in `embed_dim`s
+        cfg:ViTConfig=ViTConfig(), # Shapes
     ):
-        grid = grid_size(img_size, patch_size)
-        if embed_dim % num_heads: raise ValueError(f'embed_dim={embed_dim} is no multiple of num_heads={num_heads}')
-        super().__init__(img_size, patch_size, in_chans, num_classes=0, embed_dim=embed_dim, depth=depth,
-                         num_heads=num_heads, mlp_ratio=mlp_ratio, norm_layer=layer_norm, weight_init='skip')
-        self.patch_size, self.grid, self.in_chans = patch_size, grid, in_chans
-        self.pos_embed = nn.Parameter(sincos_2d(embed_dim, grid)[None], requires_grad=False)
+        c = cfg
+        super().__init__(c.img_size, c.patch_size, c.in_chans, num_classes=0, embed_dim=c.embed_dim, depth=c.depth,
+                         num_heads=c.num_heads, mlp_ratio=c.mlp_ratio, norm_layer=layer_norm, weight_init='skip')
+        self.cfg = cfg
+        self.patch_size = c.patch_size
+        self.in_chans = c.in_chans
+        self.grid = grid_size(c.img_size, c.patch_size)
+        self.pos_embed = nn.Parameter(sincos_2d(c.embed_dim, self.grid)[None], requires_grad=False)
         self.apply(init_weights)
         init_patch_embed(self.patch_embed.proj)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -67,15 +63,25 @@ def embed(self:MAEEncoder,
 
 # %% ../../nbs/2_model/05_encoder.ipynb #476f1384
 @patch
+def encode_patches(self:MAEEncoder,
+    patches:Tensor, # All patches, `(B, L, p*p*C)`
+    grid:tuple, # Their grid `(h, w)`
+    mask_ratio:float=0.75, # Fraction of patches to mask
+    scores:Tensor=None, # One score per patch, `(B, L)`, the lowest are kept; random if not given
+)->tuple[Tensor,Mask]: # Latent with CLS first `(B, 1+K, D)`, and the `Mask`
+    "Mask, and encode the visible patches: no mask tokens enter here."
+    m = mask_from_scores(scores_or_random(patches, scores), mask_ratio)
+    x = self.embed(patches, grid, m.ids_keep)
+    return self.norm(run_blocks(self.blocks, x, self.grad_checkpointing)), m
+
+@patch
 def forward_encoder(self:MAEEncoder,
     imgs:Tensor, # Images, `(B, C, H, W)`
     mask_ratio:float=0.75, # Fraction of patches to mask
     scores:Tensor=None, # One score per patch, `(B, L)`, the lowest are kept; random if not given
 )->tuple[Tensor,Mask]: # Latent with CLS first `(B, 1+K, D)`, and the `Mask`
-    "Encode the visible patches: no mask tokens enter here."
-    patches,grid = self.to_patches(imgs)
-    m = mask_from_scores(scores_or_random(patches, scores), mask_ratio)
-    return self.norm(run_blocks(self.blocks, self.embed(patches, grid, m.ids_keep), self.grad_checkpointing)), m
+    "Cut images into patches, mask, and encode the visible ones."
+    return self.encode_patches(*self.to_patches(imgs), mask_ratio, scores)
 
 # %% ../../nbs/2_model/05_encoder.ipynb #07bec1b7
 class EncoderOutput(NamedTuple):

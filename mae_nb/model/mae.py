@@ -30,11 +30,9 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
     def __init__(self,
         cfg:MAEConfig=MAEConfig(), # Shapes and task
     ):
-        c = cfg
-        super().__init__(c.img_size, c.patch_size, c.in_chans, c.embed_dim, c.depth, c.num_heads, c.mlp_ratio)
-        self.build_decoder(c.embed_dim, self.grid, c.patch_size**2*c.in_chans, c.decoder_embed_dim,
-                           c.decoder_depth, c.decoder_num_heads, c.mlp_ratio)
-        self.cfg = cfg
+        super().__init__(cfg)
+        self.build_decoder(cfg.embed_dim, self.grid, cfg.patch_size**2*cfg.in_chans, cfg.decoder_embed_dim,
+                           cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
         self.target = NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
 
     def forward(self,
@@ -48,7 +46,7 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         L = patches.shape[1]
         if self.cfg.loss_on == 'masked' and num_keep(L, mask_ratio) == L:
             raise ValueError(f"mask_ratio={mask_ratio} masks none of {L} patches: use encode(imgs), or loss_on='all'")
-        latent,m = self.forward_encoder(imgs, mask_ratio, scores)
+        latent,m = self.encode_patches(patches, grid, mask_ratio, scores)
         if loss_only and self.cfg.loss_on == 'masked':
             error = self.decode_masked(latent, m, grid) - self.target(gather_patches(patches, m.ids_masked))
             return MAEOutput(error.square().mean(), None, m.mask, m.ids_restore)

@@ -28,22 +28,19 @@ class Mask(NamedTuple):
     ids_keep:Tensor # Indices of the kept patches, lowest score first, `(B, K)`
     ids_restore:Tensor # For each patch, its rank in the shuffled order, `(B, L)`
     mask:Tensor # 1.0 where a patch is masked, 0.0 where it is kept, `(B, L)`
-
-    @property
-    def ids_masked(self): # Indices of the masked patches, in rank order, `(B, L-K)`
-        return self.ids_restore.argsort(dim=1)[:,self.ids_keep.shape[1]:]
+    ids_masked:Tensor # Indices of the masked patches, in rank order, `(B, L-K)`
 
 def mask_from_scores(
     scores:Tensor, # One score per patch, `(B, L)`; the lowest are kept
     mask_ratio:float=0.75, # Fraction of patches to mask
-)->Mask: # `ids_keep`, `ids_restore`, `mask`
+)->Mask: # `ids_keep`, `ids_restore`, `mask`, `ids_masked`
     "Rank the patches by score, keep the lowest and mask the rest (paper section 3, 'Simple implementation')."
     if scores.ndim != 2: raise ValueError(f'scores must be (B, L), got shape {tuple(scores.shape)}')
     B,L = scores.shape
     K = num_keep(L, mask_ratio)
     ids_shuffle = torch.argsort(scores, dim=1, stable=True)  # patch at each rank
     ids_restore = torch.argsort(ids_shuffle, dim=1)          # rank of each patch: the inverse
-    return Mask(ids_shuffle[:,:K], ids_restore, (ids_restore >= K).float())
+    return Mask(ids_shuffle[:,:K], ids_restore, (ids_restore >= K).float(), ids_shuffle[:,K:])
 
 # %% ../../nbs/1_patches/03_masking.ipynb #0856a822
 def gather_patches(
@@ -81,8 +78,8 @@ def random_masking(
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
 )->tuple[Tensor,Tensor,Tensor]: # Kept tokens `(B, K, D)`, `mask` `(B, L)`, `ids_restore` `(B, L)`
     "Mask patches by rank: the official `random_masking`, with the random scores as an argument."
-    ids_keep,ids_restore,mask = mask_from_scores(scores_or_random(x, scores), mask_ratio)
-    return gather_patches(x, ids_keep), mask, ids_restore
+    m = mask_from_scores(scores_or_random(x, scores), mask_ratio)
+    return gather_patches(x, m.ids_keep), m.mask, m.ids_restore
 
 # %% ../../nbs/1_patches/03_masking.ipynb #4d2144e9
 def grid_scores(

@@ -10,15 +10,13 @@ from dataclasses import fields, replace
 from timm import layers
 from timm.models import adapt_input_conv
 from torch import Tensor
-from ..model.config import ClassifierConfig, MAEConfig, grid_size
+from ..model.config import ClassifierConfig, MAEConfig, ViTConfig, grid_size
 from ..model.encoder import MAEEncoder
 from ..model.mae import MaskedAutoencoderViT
 from ..model.classifier import ViTClassifier
 from .formats import Weights
 
 # %% ../../nbs/2_model/09a_adapt.ipynb #e69aa7a1
-_encoder_fields = 'img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio'
-
 def select_part(
     w:Weights, # As read
     kind:str=None, # `'encoder'`, `'autoencoder'`, `'classifier'`; what it is, if not given
@@ -36,7 +34,7 @@ def select_part(
     if 'norm.weight' not in w.state:
         raise ValueError(f'{w.path}: fine-tuning on mean features has lost the last norm. Give the pre-trained encoder')
     state = {k: v for k,v in w.state.items() if not k.startswith(('decoder_', 'mask_token', 'head.'))}
-    shapes = {k: v for k,v in w.shapes.items() if k in (*_encoder_fields, 'mean', 'std')}
+    shapes = {f.name: w.shapes[f.name] for f in fields(ViTConfig) if f.name in w.shapes}
     note = f'{len(w.state) - len(state)} tensors of the {"decoder" if w.kind == "autoencoder" else "head"} dropped'
     return replace(w, state=state, shapes=shapes, notes=[*w.notes, note])
 
@@ -110,19 +108,19 @@ def require(
         if k not in w.shapes: raise ValueError(f'{w.path} does not store {k}: {_why[k]}. Give {k}')
 
 # %% ../../nbs/2_model/09a_adapt.ipynb #22d1fe79
+_types = dict(encoder=(MAEEncoder, ViTConfig), autoencoder=(MaskedAutoencoderViT, MAEConfig),
+              classifier=(ViTClassifier, ClassifierConfig))
+
 def build_model(
     w:Weights, # Of one kind, complete
 ):  # `MAEEncoder`, `MaskedAutoencoderViT` or `ViTClassifier`, in evaluation mode; `load_message` sums up the loading
     "Build the model and load the weights strictly; raise `ValueError` with missing, unexpected and misshapen tensors."
-    config = MAEConfig if w.kind == 'autoencoder' else ClassifierConfig
-    names = (*_encoder_fields, 'mean', 'std') if w.kind == 'encoder' else [f.name for f in fields(config)]
+    model_type,config = _types[w.kind]
+    names = [f.name for f in fields(config)]
     require(w, *(k for k in _why if k in names))
-    cfg = config(**{k: v for k,v in w.shapes.items() if k in names})
-    if w.kind == 'encoder': model = MAEEncoder(**{k: getattr(cfg, k) for k in _encoder_fields})
-    else: model = MaskedAutoencoderViT(cfg) if w.kind == 'autoencoder' else ViTClassifier(cfg)
+    model = model_type(config(**{k: v for k,v in w.shapes.items() if k in names}))
     try: model.load_state_dict(w.state)
     except RuntimeError as e: raise ValueError(f'{w.path} does not fit the {w.kind} of its shapes: {e}') from e
-    if w.kind == 'encoder': model.cfg = cfg  # metadata of its images
     layout = dict(hf="Hugging Face's layout", official='the official layout', mae_nb='our layout')[w.layout]
     found = f'{w.path}: {w.kind} in {layout}, {len(w.state)} tensors converted'
     model.load_message = '; '.join([found, '0 missing', '0 unexpected', *w.notes])
