@@ -58,6 +58,8 @@ def _fresh_prefix_store(store, rank, size):
         time.sleep(0.05)
 
 # %% ../../nbs/3_training/15_distributed.ipynb #57fbadcc
+_groups = []  # kept alive: gloo's destructor joins its threads and holds the GIL, for which one of them may be waiting
+
 @contextmanager
 def init_distributed(
     device:str=None, # 'cpu', 'cuda', ...; under torchrun each process takes its own GPU, if there is one
@@ -78,6 +80,7 @@ def init_distributed(
     store = _fresh_prefix_store(next(rendezvous('env://', rank, size))[0], rank, size)
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    _groups.append(dist.group.WORLD)
     yield world
     dist.barrier()
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends
