@@ -3,15 +3,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
+from timm.data.mixup import rand_bbox
 from torch import nn
 from mae_nb.tasks import pretrain
 from mae_nb.train import engine
-from mae_nb.cli import mae_pretrain
+from mae_nb.cli import mae_partial, mae_pretrain
+from mae_nb.core.rng import fork_rng, sample_rng
 from mae_nb.data.datasets import TensorImages
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.tasks.pretrain import PretrainTask
 from mae_nb.model.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
+from mae_nb.train.optim import cosine_lr, lars
 
 IMAGENET = [n for n,r in recipes.items() if r.kind == 'pretrain' and r.config.data == 'imagenet']
 
@@ -124,3 +127,53 @@ def test_print_and_flags(capsys):
     assert "did you mean release_vit_large" in capsys.readouterr().err
     assert mae_pretrain(['--recipe', 'paper_vit_base_1600']) == 2  # no images: nothing starts
     assert "no data 'imagenet'" in capsys.readouterr().err and not Path('runs/paper_vit_base_1600').exists()
+
+# Where the release, the paper and this library differ: M1 to M10
+
+@pytest.mark.parametrize('data', ['inat2017', 'inat2018', 'inat2019', 'places205', 'places365'])
+def test_m1_other_data_have_the_epochs_of_table_9(data):
+    assert [recipe(f'paper_{data}_vit_{s}').config.epochs for s in ('base', 'large', 'huge')] == [100, 50, 50]
+
+def test_m2_hardware_and_hours_of_the_release():
+    told = {n: (recipe(f'release_{n}').hardware, recipe(f'release_{n}').hours) for n in ('finetune_vit_base', 'finetune_vit_large', 'finetune_vit_huge', 'linprobe_vit_base')}
+    assert told == dict(finetune_vit_base=('32 V100', '7.2'), finetune_vit_large=('32 V100', '8.9'), finetune_vit_huge=('64 V100', '13.2'), linprobe_vit_base=('32 V100', '2.3'))
+
+@pytest.mark.parametrize('size,images,gpus', [('base', 32, 32), ('large', 32, 32), ('huge', 16, 64)])
+def test_m3_images_that_share_a_mixup_coefficient(size, images, gpus):
+    c = recipe(f'release_finetune_vit_{size}').config
+    assert (c.batch_size, c.effective_batch) == (images, images*gpus)
+
+def test_m4_progress_is_counted_in_steps():
+    "Half of an epoch's 5 micro-batches of 2 are no whole number: the release asks at 0.4 and 0.8 of the epoch, this library at the halves."
+    ours = [cosine_lr(s, 1., 0., 0, 4) for s in range(4)]
+    release = [cosine_lr(e + 2*k/5, 1., 0., 0, 2) for e in range(2) for k in range(2)]
+    assert ours[::2] == release[::2] and ours[1] < release[1] and ours[3] < release[3]
+
+def test_m5_decay_in_the_trust_ratio_is_timms():
+    lin = nn.Linear(2, 1, bias=False)
+    w,g = torch.tensor([[3., 0.]]),torch.tensor([[0., 4.]])
+    lin.weight.data.copy_(w); lin.weight.grad = g.clone()
+    lars(lin, 1., weight_decay=1.).step()
+    torch.testing.assert_close(w - lin.weight.detach(), 0.001*3/(4 + 3)*(g + w))  # the release: over the norm of g + w, 5
+    assert all(r.config.weight_decay == 0 for r in recipes.values() if r.kind == 'linprobe')
+
+def test_m7_cutmix_boxes_of_odd_side():
+    with fork_rng(sample_rng(0)):
+        boxes = [rand_bbox((1, 99, 99), 1 - (5/99)**2 - 1e-6) for _ in range(20)]
+    sides = {b - a for t,b,l,r in boxes for a,b in ((t, b), (l, r))}
+    assert max(sides) == 5  # in timm 0.3.2, which the release used, 2*(5//2)
+
+@pytest.mark.parametrize('name', [n for n in recipes if n.startswith('release_')])
+def test_m8_what_stands_for_fp16_and_pillow(name):
+    assert 'fp16' in recipe(name).source and 'Pillow' in recipe(name).source
+    assert getattr(recipe(name).config, 'precision', None) in (None, 'bf16') and recipe(name).config.image_backend == 'fast'
+
+@pytest.mark.parametrize('size', ['base', 'large', 'huge'])
+def test_m9_from_scratch_with_the_statistics_of_imagenet(size):
+    r = recipe(f'paper_scratch_vit_{size}')
+    assert (r.config.mean, r.config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for left_open in ('mean pooling', 'smallest crop', 'mean and deviation', 'lr down to 0', 'random erasing', 'head'): assert left_open in r.source
+
+def test_m10_partial_fine_tuning_says_which_epochs(capsys):
+    assert mae_partial(['--recipe', 'paper_partial_vit_large_blocks4', '--print']) in (0, None)
+    assert 'best of 50, 100 and 200 epochs' in capsys.readouterr().out
