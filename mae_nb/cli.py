@@ -16,7 +16,7 @@ from typing import Annotated, get_args, get_origin
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
-from .evaluate.config import EvalConfig, KnnConfig
+from .evaluate.config import EvalConfig, KnnConfig, ReportConfig
 from .weights.config import ConvertConfig
 from .data.config import DatasetConfig, IndexConfig, PackConfig
 from .bench.config import benches
@@ -138,10 +138,10 @@ mae_convert = command(_caller(
     "Convert weights into another layout: the official one, timm's, Hugging Face's; with a model card."), 'mae_convert')
 
 @command
-def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')]):
+def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')], config:ReportConfig=ReportConfig()):
     "Evaluate a run of pre-training: probes, pictures, one page."
     from mae_nb.evaluate.report import format_table, write_report
-    rows = write_report(run)
+    rows = write_report(run, config)
     if rows: print(f'\n{format_table(rows)}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
 

@@ -14,7 +14,7 @@ from ..core.device import autocast, peak_flops, resolve_device
 from ..model.config import grid_size, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..model.cost import forward_flops
-from ..model.kernels import set_fused_attention, use_onednn_linear
+from ..model.kernels import use_fast_kernels
 from .config import StepBench
 from .timing import precisions_to_time, ratio, time_alternating
 
@@ -73,7 +73,7 @@ def _sides(b, cfg, imgs, scores, precision, compiled):
     "A training step of each side on the same images and masks, its model and its optimiser."
     device = imgs.device
     ours,torchs = (MaskedAutoencoderViT(cfg).to(device) for _ in range(2))
-    use_onednn_linear(set_fused_attention(ours, device, precision), device)
+    use_fast_kernels(ours, device, precision)
     hf,eager = (hf_counterpart(ours, kernel) for kernel in ('sdpa', 'eager'))
     for m in (hf, eager): m.config.mask_ratio = b.mask_ratio
     def masked_only(m): return m(imgs, b.mask_ratio, scores, True).loss

@@ -15,7 +15,7 @@ from ..model.masking import gather_patches, mask_from_scores, num_keep
 from ..model.mae import MaskedAutoencoderViT
 from ..model.config import mae_config
 from ..model.positions import positions_for
-from ..model.kernels import set_fused_attention, use_onednn_linear
+from ..model.kernels import use_fast_kernels
 from .config import TokensBench
 from .timing import precisions_to_time, ratio, time_alternating
 from .step import count_flops
@@ -62,7 +62,7 @@ def _with_and_without(b, device, mask_ratio=0.75, **changes):
     with torch.device('meta'): uncomputed = MaskedAutoencoderViT(cfg)
     flops = {k: count_flops(go) for k,go in _passes(uncomputed, 1, mask_ratio, None).items()}
     model = MaskedAutoencoderViT(cfg).to(device)
-    use_onednn_linear(set_fused_attention(model, device, b.precision), device)
+    use_fast_kernels(model, device, b.precision)
     seen = time_alternating(_passes(model, b.batch_size, mask_ratio, b.precision), b.rounds, device)
     L = model.grid[0]*model.grid[1]
     return dict(img_size=cfg.img_size[0], decoder_depth=cfg.decoder_depth, mask_ratio=mask_ratio,

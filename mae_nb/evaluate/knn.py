@@ -17,7 +17,7 @@ from ..core.config import config_diff
 from ..core.dist import DistInfo, all_gather_object, init_distributed, on_rank0
 from ..core.files import read_json, read_tensors, save_json, save_tensors
 from ..core.device import resolve_precision
-from ..model.kernels import set_fused_attention, use_onednn_linear
+from ..model.kernels import use_fast_kernels
 from ..data.augment import EvalDataset
 from ..data.labels import load_labelled_splits
 from ..weights.hub import from_pretrained
@@ -52,6 +52,13 @@ def raw_pixels(
     return torch.cat(imgs).flatten(1).float()/255, torch.cat(labels)
 
 # %% ../../nbs/4_paper/24_knn.ipynb #59e618aa
+def _nearest(new, bank_labels, sim, labels, k):
+    "The `k` largest of similarities to a part of the bank, and of those found so far, with their labels; largest first."
+    new,ids = new.topk(min(k, new.shape[1]), dim=1)
+    sim,labels = torch.cat([sim, new], 1),torch.cat([labels, bank_labels[ids]], 1)
+    sim,ids = sim.topk(min(k, sim.shape[1]), dim=1)
+    return sim, labels.gather(1, ids)
+
 def knn_rank(
     bank:Tensor, # Features that have labels, `(N, D)`
     bank_labels:Tensor, # Their class numbers, `(N,)`
@@ -68,15 +75,14 @@ def knn_rank(
     if not temperature > 0: raise ValueError(f'temperature must be above 0, got {temperature}')
     classes = int(bank_labels.max()) + 1
     unit = lambda x: F.normalize(x.to(device), dim=1)
+    parts = feats.split(chunk)
+    nearest = [[x.new_empty(len(p), 0).to(device) for x in (p, bank_labels)] for p in parts]  # similarities, labels
+    for b,l in zip(bank.split(bank_chunk), bank_labels.split(bank_chunk)):  # each is normalised once
+        b,l = unit(b),l.to(device)
+        for p,best in zip(parts, nearest): best[:] = _nearest(unit(p) @ b.T, l, *best, k)
     ranks = []
-    for part in map(unit, feats.split(chunk)):
-        sim,labels = (x.new_empty(len(part), 0).to(device) for x in (part, bank_labels))
-        for b,l in zip(bank.split(bank_chunk), bank_labels.split(bank_chunk)):
-            new,ids = (part @ unit(b).T).topk(min(k, len(b)), dim=1)
-            sim,labels = torch.cat([sim, new], 1),torch.cat([labels, l.to(device)[ids]], 1)
-            sim,ids = sim.topk(min(k, sim.shape[1]), dim=1)  # nearest first
-            labels = labels.gather(1, ids)
-        votes = torch.zeros(len(part), classes).to(part)
+    for sim,labels in nearest:
+        votes = torch.zeros(len(sim), classes).to(sim)
         votes.scatter_add_(1, labels, ((sim - sim[:,:1])/temperature).exp())
         ranks.append(votes.topk(min(top, classes), dim=1).indices.cpu())
     return torch.cat(ranks)
@@ -86,19 +92,28 @@ def knn_predict(bank, bank_labels, feats, k=20, temperature=0.07, **how):
     return knn_rank(bank, bank_labels, feats, k, temperature, top=1, **how)[:,0]
 
 # %% ../../nbs/4_paper/24_knn.ipynb #7d2f42d4
+def _moments(feats, labels, classes, chunk=8192):
+    "Sums over images, in float64 and a chunk at a time: of 1, x, y, x xT and x yT, with y the -1/+1 class indicators."
+    sums = [0.]*5
+    for x,l in zip(feats.split(chunk), labels.split(chunk)):
+        x,y = x.double(),F.one_hot(l, classes).double()*2 - 1
+        sums = [a + b for a,b in zip(sums, (len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y))]
+    return sums
+
+def _solve_ridge(sums, penalty):
+    "The linear map that these sums determine: weight and bias."
+    n,x,y,xx,xy = sums
+    gram = (xx - torch.outer(x, x)/n)/n + penalty*torch.eye(len(x), dtype=torch.float64)
+    weight = torch.linalg.solve(gram, (xy - torch.outer(x, y)/n)/n)
+    return weight, (y - x @ weight)/n
+
 def ridge_fit(
     feats:Tensor, # Features, `(N, D)`
     labels:Tensor, # Class numbers, `(N,)`
     penalty:float, # Weight of the squared norm, per feature vector
 )->tuple[Tensor,Tensor]: # Weight `(D, classes)` and bias `(classes,)`
     "Solve for the linear map that best predicts -1/+1 class indicators, with an L2 penalty: no optimiser, no schedule."
-    x = feats.double()
-    y = F.one_hot(labels).double()*2 - 1
-    mx,my = (v.mean(0) for v in (x, y))
-    xc = x - mx
-    gram = xc.T @ xc / len(x) + penalty*torch.eye(x.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(gram, xc.T @ (y - my) / len(x))
-    return weight, my - mx @ weight
+    return _solve_ridge(_moments(feats, labels, int(labels.max()) + 1), penalty)
 
 # %% ../../nbs/4_paper/24_knn.ipynb #68e401be
 def linear_predict(
@@ -110,11 +125,13 @@ def linear_predict(
     "Classify by the closed-form linear probe on standardised features."
     bank,feats = ((x - bank.mean(0))/bank.std(0).clamp(min=1e-6) for x in (bank, feats))
     held = torch.arange(len(bank)) % 5 == 0
+    classes = int(bank_labels.max()) + 1
+    rest,judge = (_moments(bank[m], bank_labels[m], classes) for m in (~held, held))
+    def classify(x, w, b): return torch.cat([(part.double() @ w + b).argmax(1) for part in x.split(8192)])
     def score(penalty):
-        w,b = ridge_fit(bank[~held], bank_labels[~held], penalty)
-        return ((bank[held].double() @ w + b).argmax(1) == bank_labels[held]).float().mean().item()
-    w,b = ridge_fit(bank, bank_labels, max(penalties, key=score))
-    return (feats.double() @ w + b).argmax(1)
+        return (classify(bank[held], *_solve_ridge(rest, penalty)) == bank_labels[held]).float().mean().item()
+    best = max(penalties, key=score)
+    return classify(feats, *_solve_ridge([a + b for a,b in zip(rest, judge)], best))
 
 def probe_features(
     train:tuple, # Training features and labels
@@ -155,7 +172,7 @@ def evaluate_knn(
         if test is None: raise ValueError(f'{cfg.data} has no test images to evaluate on')
         model = from_pretrained(cfg.encoder, 'encoder', world.device, cfg.use_ema)
         precision = resolve_precision(cfg.precision, world.device)
-        use_onednn_linear(set_fused_attention(model, world.device, precision), world.device)
+        use_fast_kernels(model, world.device, precision)
         same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
         extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device'

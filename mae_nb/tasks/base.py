@@ -9,7 +9,7 @@ __all__ = ['ImageTask']
 from torch import nn
 from ..core.dist import DistInfo, accumulation_steps
 from ..core.device import resolve_device, resolve_precision
-from ..model.kernels import set_fused_attention, use_onednn_linear
+from ..model.kernels import use_fast_kernels
 from ..data.loader import CorruptCounter, train_loader
 from ..data.images import EncodedImageDataset, decoder_names
 from ..train.optim import cosine_lr, scaled_lr
@@ -39,7 +39,7 @@ class ImageTask:
         "Move a model to its device, and choose how it is computed there."
         model = model.to(self.dist.device)
         model.set_grad_checkpointing(self.cfg.grad_checkpointing)
-        return use_onednn_linear(set_fused_attention(model, self.dist.device, self.precision), self.dist.device)
+        return use_fast_kernels(model, self.dist.device, self.precision)
 
     def set_steps(self,
         num_images:int, # Images of the training set
