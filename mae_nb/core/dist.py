@@ -67,12 +67,13 @@ def _own_device(device, told):
         device = f'cuda:{local}'
     return resolve_device(device)
 
-def _say_launch(told, log):
+def _say_launch(told, device, log):
     "Tell who started the processes, and what was derived."
     if told['rank'] or 'LOCAL_RANK' in os.environ: return
-    gpu = 'rank modulo the number of GPUs' if told['local'] is None else 'the rank on its machine'
     who = 'RANK and WORLD_SIZE' if told['how'] == 'torchrun' else told['how']
-    log(f'started  {told["size"]} processes, by {who}; they meet at {told["host"]}:{told["port"]}; GPU: {gpu}')
+    gpu = 'rank modulo their number' if told['local'] is None else 'rank on the machine'
+    log(f'started  {told["size"]} processes, by {who}; they meet at {told["host"]}:{told["port"]}'
+        + (f'; each takes the GPU of its {gpu}' if device.type == 'cuda' else ''))
 
 @contextmanager
 def init_distributed(
@@ -88,7 +89,7 @@ def init_distributed(
     world = DistInfo(told['rank'], told['size'], _own_device(device, told))
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
-    _say_launch(told, log)
+    _say_launch(told, world.device, log)
     url = 'env://' if told['how'] == 'torchrun' else f'tcp://{told["host"]}:{told["port"]}'
     common = next(rendezvous(url, world.rank, world.size))[0]
     if common.check(['given up']): raise FloatingPointError(f'{common.get("given up").decode()}; not tried again')

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.device import peak_flops
 from ..core.dist import (DistInfo, Interrupted, ParallelModel, SignalHandler, StopVote, all_gather_object,
                               all_gather_scalar, init_distributed, on_rank0, shard_model)
-from ..core.files import read_jsonl, read_tensors, run_lock
+from ..core.files import read_json, read_jsonl, read_tensors, run_lock
 from ..core.rng import rng_state, set_rng_state
 from .checkpoint import (checkpoints, gather_state_dict, load_state_dict_all, prune_checkpoints,
                                      save_checkpoint)
@@ -198,12 +198,14 @@ class Trainer:
     def evaluate(self):
         "Save, then evaluate: an evaluation that fails costs nothing."
         self.save()
-        alone = self.task.dist.size == 1  # else all go on to the end, to stop at the same step
+        dist = self.task.dist
+        alone = dist.size == 1  # else all go on to its end, and stop together
         with self.logger.meter.paused(), self.signals.at_once() if alone else nullcontext():
             found = evaluate_task(self.task, self.state)
         self.logger.evaluation(self.state.step, found)
         metrics = ', '.join(f'{k} {v:.4g}' for k,v in found.items())
-        if self.task.dist.first: self.log(f'epoch {self.state.step/self.task.steps_per_epoch:.4g}: {metrics}')
+        if dist.first: self.log(f'epoch {self.state.step/self.task.steps_per_epoch:.4g}: {metrics}')
+        if not alone and (stop := max(all_gather_object(self.signals.seen, dist))): raise Interrupted(stop)
 
     def evaluation_due(self):
         step,every = self.state.step,self.task.eval_steps
@@ -237,7 +239,7 @@ def run(
     with init_distributed(cfg.device, log) as dist, SignalHandler() as signals, run_lock(cfg.output_dir, dist.first):
         if not dist.first: log = lambda line: print(f'rank {dist.rank}: {line}')
         checkpoint,info = on_rank0(lambda: find_checkpoint(cfg.resume, cfg.output_dir, log), dist)
-        if info: cfg = on_rank0(lambda: completed(cfg, checkpoint, info), dist)
+        if info: cfg = completed(cfg, info, on_rank0(lambda: read_json(checkpoint/'model.json'), dist))
         task = task_type(cfg, dist)
         folder = on_rank0(lambda: open_run(cfg, task, checkpoint, info, log), dist)
         if dist.first: log(task.summary())

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from ..core.config import config_diff
 from ..core.files import read_json, save_json, sync_folder
-from .checkpoint import check_checkpoint, clean_run, latest_checkpoint, show_weights
+from .checkpoint import (check_checkpoint, clean_run, latest_checkpoint, prune_checkpoints,
+                                     show_weights)
 
 # %% ../../nbs/3_training/19_runs.ipynb #e23640a0
 def _is_run(path):
@@ -80,12 +81,11 @@ def find_checkpoint(
 
 def completed(
     cfg, # Configuration, a dataclass
-    folder:Path, # Checkpoint to continue from
-    info:dict, # Its state
+    info:dict, # State of the checkpoint to continue from
+    model:dict, # Its `model.json`
 ):  # The same, with what the run has settled
     "Take from a checkpoint what was derived or measured, not given: the effective batch, mean and deviation."
     if not (cfg.accum_iter or cfg.effective_batch): cfg = replace(cfg, effective_batch=info['effective_batch'])
-    model = read_json(folder/'model.json')
     if cfg.mean is None and model.get('mean'): cfg = replace(cfg, mean=model['mean'], std=model['std'])
     return cfg
 
@@ -103,7 +103,9 @@ def open_run(
         raise ValueError(f'the steps of {folder} hold {info["effective_batch"]} images, and now they would hold '
                          f'{task.effective_batch}: leave accum_iter out to have it derived')
     if cfg.resume != 'auto' or not _is_run(run): _new_run(run, cfg.overwrite)
-    elif info: show_weights(run, folder)
+    elif info:  # as after a save, which may have been interrupted
+        show_weights(run, folder)
+        prune_checkpoints(run, cfg.keep_checkpoints)
     else: _check_same_config(cfg, task, read_json(run/'config.json'), log=log)
     save_json(asdict(cfg), run/'config.json')
     return run
