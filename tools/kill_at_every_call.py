@@ -186,6 +186,7 @@ def check(folder, least):
 
 def scenario(home, name, wanted, begin, mode, every, first=dict(resume='auto'), codes=(137,)):
     "From a state of the folder: a fault at each call, then again without; what comes out must be what is wanted. Returns the number of points."
+    if only not in name: return 0
     folder,points,least,k = home/'run', 0, 0, 1
     while True:
         shutil.rmtree(folder, ignore_errors=True); (home/'.run.lock').unlink(missing_ok=True)
@@ -230,9 +231,12 @@ def order_of_calls(folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--every', type=int, default=1, help='try every Nth call')
-    every = p.parse_args().every
+    p.add_argument('--only', default='', help='scenarios with this in their name')
+    a = p.parse_args()
+    every = a.every
     if 'fault.so' not in os.environ.get('LD_PRELOAD', ''): sys.exit(start_over_with_shim())
-    global shim
+    global shim, only
+    only = a.only
     shim = ctypes.CDLL(None)
     shim.fault_count.restype = ctypes.c_long
     shim.fault_arm.argtypes = ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from ..core.config import config_diff
 from ..core.files import read_json, save_json, sync_folder
-from .checkpoint import (check_checkpoint, clean_run, latest_checkpoint, prune_checkpoints,
-                                     show_weights)
+from .checkpoint import (check_checkpoint, clean_run, hide_weights, latest_checkpoint,
+                                     prune_checkpoints, show_weights)
 
 # %% ../../nbs/3_training/19_runs.ipynb #e23640a0
 def _is_run(path):
@@ -35,6 +35,7 @@ def _new_run(path, overwrite=False):
 
 def _empty(path):
     "Remove all that is in the folder of a run, its `config.json` last: if this is interrupted, it can be said again."
+    hide_weights(path)
     gone = path/'.overwritten.tmp'
     gone.mkdir()
     for p in sorted(path.iterdir(), key=lambda p: p.name == 'config.json'):
