@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Annotated, get_args, get_origin
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from .core.launch import launchers
 from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults, partial_defaults
 from .evaluate.config import EvalConfig, KnnConfig, ReportConfig
 from .weights.config import ConvertConfig
@@ -54,15 +55,15 @@ def _one_word(info):
 def run_guarded(
     prog:str, # Name of the command
     do, # Called without arguments
-)->int: # 0 done, 1 loss not finite, 2 bad input, 3 a disk or a data-loader worker failed, 128 + signal: stopped
+)->int: # 0 done, 2 bad input, 3 a disk or a data-loader worker failed, 4 loss not finite, 128 + signal: stopped
     "Run a command; report a user's mistakes and interruptions in a line instead of a traceback."
-    rank = os.environ.get('RANK', '0')
+    rank = next((os.environ[names[0]] for names in launchers.values() if names[0] in os.environ), '0')
     def tell(code, text):
         print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr)
         return code
     try: do()
     except (ValueError, FileNotFoundError, FileExistsError) as e: return tell(2, f'error: {e}')
-    except FloatingPointError as e: return tell(1, f'stopped: {e}')
+    except FloatingPointError as e: return tell(4, f'stopped: {e}')
     except ChildProcessError as e: return tell(3, f'stopped: {e}')
     except OSError as e: return tell(3, f'cannot read or write: {e}; what was saved before is intact')
     except SystemExit as e: return e.code or 0  # tyro has shown help, or what is wrong with a flag

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from .device import resolve_device
+from .launch import launch_info
 
 def accumulation_steps(
     batch_size:int, # Images per process and forward pass
@@ -60,30 +61,51 @@ def _fresh_prefix_store(store, rank, size):
 # %% ../../nbs/3_training/15_distributed.ipynb #57fbadcc
 _groups = []  # kept alive: gloo's destructor joins its threads and holds the GIL, for which one of them may be waiting
 
+def _own_device(device, told):
+    "The device of a process: the GPU of its rank on this machine, unless another was asked for."
+    if device in (None, 'cuda') and torch.cuda.is_available():
+        local = told['rank'] if told['local'] is None else told['local']
+        if 'LOCAL_RANK' not in os.environ: local %= torch.cuda.device_count()  # a launcher may show each only its own
+        device = f'cuda:{local}'
+    return resolve_device(device)
+
+def _say_launch(told, device, log):
+    "Tell who started the processes, and what was derived."
+    if told['rank'] or 'LOCAL_RANK' in os.environ: return
+    who = 'RANK and WORLD_SIZE' if told['how'] == 'torchrun' else told['how']
+    gpu = 'rank modulo their number' if told['local'] is None else 'rank on the machine'
+    log(f'started  {told["size"]} processes, by {who}; they meet at {told["host"]}:{told["port"]}'
+        + (f'; each takes the GPU of its {gpu}' if device.type == 'cuda' else ''))
+
 @contextmanager
 def init_distributed(
-    device:str=None, # 'cpu', 'cuda', ...; under torchrun each process takes its own GPU, if there is one
+    device:str=None, # 'cpu', 'cuda', ...; each process takes its own GPU, if there are several processes, and GPUs
+    log=print, # Called with lines of text
 ):  # Yields a `DistInfo`
-    "Join the process group of `torchrun`, or one that exists, or run alone; leave the group at the end."
-    if dist.is_initialized() or 'RANK' not in os.environ:
+    "Join the processes of any launcher, or a group that exists, or run alone; leave the group at the end."
+    told = None if dist.is_initialized() else launch_info()
+    if not told:
         rank,size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         yield DistInfo(rank, size, resolve_device(device))  # whoever made the group ends it
         return
-    told = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
-    missing = [k for k in told if k not in os.environ]
-    if missing: raise ValueError(f'RANK is set, but not {", ".join(missing)}: torchrun sets it, srun and mpirun do not')
-    rank,size,local = (int(os.environ[k]) for k in told[:3])
-    if device in (None, 'cuda') and torch.cuda.is_available(): device = f'cuda:{local}'
-    world = DistInfo(rank, size, resolve_device(device))
+    world = DistInfo(told['rank'], told['size'], _own_device(device, told))
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
-    store = _fresh_prefix_store(next(rendezvous('env://', rank, size))[0], rank, size)
+    _say_launch(told, world.device, log)
+    url = 'env://' if told['how'] == 'torchrun' else f'tcp://{told["host"]}:{told["port"]}'
+    common = next(rendezvous(url, world.rank, world.size))[0]
+    if common.check(['given up']): raise FloatingPointError(f'{common.get("given up").decode()}; not tried again')
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    store = _fresh_prefix_store(common, world.rank, world.size)
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     _groups.append(dist.group.WORLD)
-    yield world
+    try: yield world
+    except FloatingPointError as e:
+        common.set('given up', str(e))  # a restart would come to the same
+        raise
     dist.barrier()
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends
+
 
 # %% ../../nbs/3_training/15_distributed.ipynb #0eedca1c
 def all_gather_scalar(
@@ -167,6 +189,7 @@ class Interrupted(KeyboardInterrupt):
 class SignalHandler:
     "A context in which SIGTERM and the first Ctrl-C are recorded, for the loop to act on; the second Ctrl-C raises."
     seen = 0 # Number of the signal that was received; 0 for none
+    raises = False # Does a signal raise `Interrupted` where it is received?
     def __enter__(self):
         wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         self.old = {s: signal.signal(s, self.note) for s in wanted}
@@ -174,6 +197,14 @@ class SignalHandler:
     def note(self, number, frame):
         if self.seen == number == signal.SIGINT: raise KeyboardInterrupt  # the second Ctrl-C means now
         self.seen = int(number)
+        if self.raises: raise Interrupted(self.seen)
+    @contextmanager
+    def at_once(self):
+        "Within this context a signal raises `Interrupted`: for long work during which nothing is unsaved."
+        if self.seen: raise Interrupted(self.seen)
+        self.raises = True
+        try: yield
+        finally: self.raises = False
     def __exit__(self, *exc):
         for s,handler in self.old.items(): signal.signal(s, handler)
 

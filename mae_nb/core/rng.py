@@ -12,9 +12,10 @@ import numpy as np, torch
 
 def sample_rng(
     *key:int, # Key of the random stream: `(seed, epoch, index)`
+    purpose:str='', # Where keys of the same length are used for another thing
 )->torch.Generator: # On the CPU
     "Make a sample's own generator: equal keys give equal random numbers, in any process and any order."
-    key = len(key), *key  # SeedSequence pads with zeros: without the length, (0, 3) and (0, 3, 0) would be one key
+    key = len(key), *key, *purpose.encode()  # SeedSequence pads with zeros: without the length, (0, 3) and (0, 3, 0) would be one key
     word = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(word >> 1)
 

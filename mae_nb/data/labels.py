@@ -75,7 +75,7 @@ def label_subset(
     ids = []
     for c in dataset.labels.unique().tolist():
         mine = (dataset.labels == c).nonzero()[:,0]
-        ids.append(mine[torch.randperm(len(mine), generator=sample_rng(seed, c))[:max(1, round(fraction*len(mine)))]])
+        ids.append(mine[torch.randperm(len(mine), generator=sample_rng(seed, c, purpose='labels'))[:max(1, round(fraction*len(mine)))]])
     return (_SomeEncoded if isinstance(dataset, EncodedImageDataset) else _Some)(dataset, torch.cat(ids).sort()[0])
 
 # %% ../../nbs/3_training/13c_labelled.ipynb #c700add5

@@ -64,6 +64,7 @@ class RunConfig:
         check_fields(self, self._at_least())
         if not 0 < self.crop_scale_min <= 1: raise ValueError(f'crop_scale_min must be in (0, 1], got {self.crop_scale_min}')
         if self.ema_decay is not None and not self.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {self.ema_decay}')
+        if self.clip_grad == 0: raise ValueError('clip_grad must be above 0: leave it out, and nothing is clipped')
         std = self.std or ()
         if len(self.mean or ()) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f'mean and std belong together, one number per channel, std above 0: got {self.mean} and {self.std}')

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from ..core.config import unknown_name
-from ..core.files import read_json
+from ..core.files import read_json, weights_folder
 from ..model.config import ClassifierConfig, MAEConfig, imagenet_mean, imagenet_std
 
 # %% ../../nbs/2_model/09_weights.ipynb #167caaea
@@ -183,6 +183,7 @@ def read_weights(
     allowed = {f.name for c in (MAEConfig, ClassifierConfig) for f in fields(c)}
     for k in known.keys() - allowed: raise unknown_name('field', k, allowed)
     if use_ema and path.is_file(): raise ValueError(f'{path} is a file: only run folders have EMA weights')
+    path = weights_folder(path)  # a run's newest checkpoint
     names = ['ema.safetensors'] if use_ema else ['model.safetensors', 'pytorch_model.bin']
     file = next((path/n for n in names if (path/n).is_file()), None) if path.is_dir() else path
     if not file and use_ema: raise FileNotFoundError(f'{path} has no EMA weights (ema.safetensors)')
