@@ -20,7 +20,7 @@ from ..weights.hub import resolve_weights
 from .config import PretrainConfig
 
 # %% ../../nbs/4_paper/19e_init_from.ipynb #1b33ded5
-_encoder = 'patch_size', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio'
+_encoder = 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size'
 _decoder = 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'
 
 def _check_asked(w, cfg):

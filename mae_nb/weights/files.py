@@ -6,7 +6,7 @@
 __all__ = ['unwrap', 'read_file']
 
 # %% ../../nbs/2_model/08d_weight_files.ipynb #742eb4ba
-import argparse, json, re
+import argparse, json, re, warnings
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,11 +46,14 @@ def _why(error):
     if 'TorchScript' in text: return 'it is a TorchScript archive, a program. Ask for its state_dict()'
     return 'it is damaged, incomplete, or no file of PyTorch'
 
+_allowed = [argparse.Namespace]  # the release saves its arguments, too
+
 def _read_pickle(path):
     "What a file of torch's holds: tensors, numbers, containers; anything else is refused before it is called."
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the release saves its arguments, too
-            return torch.load(path, map_location='cpu', weights_only=True)
+        with open(path, 'rb') as f, warnings.catch_warnings(), torch.serialization.safe_globals(_allowed):
+            warnings.simplefilter('ignore')  # torch's advice
+            return torch.load(f, map_location='cpu', weights_only=True)  # of a path, torch would heed the ending
     except (OSError, MemoryError): raise
     except Exception as e:  # bytes of something else can make it raise anything
         text = f'{path} cannot be read as a file of tensors, and nothing else is unpickled: {_why(e)}'

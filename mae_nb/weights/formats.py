@@ -94,7 +94,8 @@ def stored_grid(
     wanted:tuple=None, # Grid of the images that are wanted: taken for the table's where no square grid is possible
 )->tuple[tuple,str]: # Grid `(h, w)`; what was assumed, empty if the table shows it
     "Find the grid of a table of positions: sines and cosines show it, learned ones have only their number."
-    L,D = table.shape[1] - 1, table.shape[2]
+    L = table.shape[1] - 1
+    D = table.shape[2]
     side = math.isqrt(L)
     fits = sorted(((h, L//h) for h in range(1, L + 1) if L % h == 0), key=lambda g: abs(g[0] - g[1]))
     for grid in () if table.is_meta or D % 4 else fits:
