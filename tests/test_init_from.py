@@ -3,6 +3,7 @@ import json, shutil, warnings
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from mae_nb.cli import mae_convert, mae_finetune, mae_knn, mae_pretrain
@@ -17,7 +18,7 @@ from mae_nb.tasks.config import PretrainConfig
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
 from mae_nb.weights.export import convert
 from mae_nb.weights.config import ConvertConfig
-from mae_nb.weights.files import read_file
+from mae_nb.weights.files import read_file, unwrap
 from mae_nb.weights.formats import read_weights, to_hf
 from mae_nb.weights.hub import from_pretrained, resolve_weights
 
@@ -183,6 +184,19 @@ def test_card_tells_what_it_started_from(grey, tmp_path):
     card = (convert(ConvertConfig(source=run, output=tmp_path/'hf2', to='hf'), quiet)/'README.md').read_text()
     assert 'license: cc-by-nc-4.0' in card and _licence(None) is None                 # what is made of their weights is under their licence
 
+def test_report_of_a_run_that_went_on(tmp_path):
+    run = pretrain(PretrainConfig(init_from='fashion_nano', output_dir=tmp_path/'run', max_steps=1, batch_size=8, log_every=1, norm_pix_loss=True, device='cpu'), quiet)
+    from mae_nb.evaluate import report
+    text = report._report_text(read_json(run/'config.json'), read_jsonl(run/'log.jsonl'), [], 'x')
+    assert 'fashion_nano on fashion: 1 steps' in text
+
+def test_without_a_checkpoint_resume_auto_starts_from_the_weights(grey, tmp_path):
+    "Also where the weights' copy is all that is left of a run."
+    save_weights(grey.state_dict(), asdict(grey.cfg), tmp_path/'own')
+    cfg = PretrainConfig(init_from=tmp_path/'own', output_dir=tmp_path/'run', max_steps=1, batch_size=8, resume='auto', device='cpu')
+    save_weights(MaskedAutoencoderViT(grey.cfg).state_dict(), asdict(grey.cfg), tmp_path/'run')
+    assert torch.equal(PretrainTask(cfg).model.cls_token, grey.cls_token)
+
 # -- not finite
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
@@ -267,6 +281,26 @@ def test_wrapped_weights(how, layout, grey, tmp_path):
     loaded = from_pretrained(tmp_path/'x.pth', num_heads=4, decoder_num_heads=4, norm_pix_loss=False, mean=(0.3,), std=(0.4,))
     assert says in loaded.load_message and loaded.cfg == grey.cfg
     for k,v in loaded.state_dict().items(): assert torch.equal(v, state[k]), k
+
+prefixes = st.lists(st.sampled_from(['module.', '_orig_mod.', 'model.', 'net.', '_fsdp_wrapped_module.']), max_size=4)
+boxes = st.lists(st.sampled_from(['model', 'state_dict', 'teacher', 'ema', 'checkpoint']), max_size=3)
+
+@settings(deadline=None, max_examples=100, derandomize=True, database=None)
+@given(prefixes, boxes, st.booleans())
+def test_any_wrapping_is_undone(prefixes, boxes, hf):
+    "Prefixes on top of each other, dictionaries in each other, and numbers beside."
+    mine = {'cls_token': torch.zeros(1), 'patch_embed.proj.weight': torch.ones(1), 'blocks.0.norm1.bias': torch.ones(2)}
+    if hf: mine = {'vit.embeddings.patch_embeddings.projection.weight': torch.ones(1), 'decoder.mask_token': torch.zeros(1)}
+    found = named(mine, ''.join(prefixes))
+    for box in boxes: found = {box: found, 'epoch': 3, 'optimizer': dict(state={0: dict(step=torch.tensor(1.))})}
+    got,_ = unwrap(found)
+    assert got.keys() == mine.keys() and all(got[k] is mine[k] for k in mine)
+
+def test_a_dictionary_that_holds_itself(tmp_path):
+    found = dict(epoch=3)
+    found['me'] = found
+    torch.save(found, tmp_path/'x.pth')
+    with pytest.raises(ValueError, match='no dictionary of tensors'): read_file(tmp_path/'x.pth')
 
 @pytest.mark.parametrize('wrap,says', [
     (lambda s: dict(teacher=s, student=s), 'several sets of weights: teacher, student'), (lambda s: named(s, 'student.') | named(s, 'teacher.'), 'several encoders: student., teacher.'),

@@ -108,5 +108,5 @@ def resumed_config(
     "Read the model's configuration from a run's own checkpoint: `init_from` is not read again when a run is resumed."
     if not (cfg.init_from and cfg.resume): return None
     folder = Path(cfg.output_dir if cfg.resume == 'auto' else cfg.resume)
-    saved = (checkpoints(folder) or [folder])[-1]/'model.json'
-    return MAEConfig(**read_json(saved)) if saved.is_file() else None
+    found = checkpoints(folder) or [folder]*(folder/'state.json').is_file()
+    return MAEConfig(**read_json(found[-1]/'model.json')) if found else None

@@ -71,8 +71,8 @@ def _before(name):
     return None if anchor is None else name[:-len(anchor)]
 
 def _dictionaries(found, at=()):
-    "Dictionaries that hold a patch embedding, by the keys that lead there."
-    if not isinstance(found, dict): return {}
+    "Dictionaries that hold a patch embedding, by the at most four keys that lead there."
+    if not isinstance(found, dict) or len(at) > 4: return {}
     tensors = [k for k,v in found.items() if isinstance(k, str) and isinstance(v, Tensor)]
     here = {at: found} if any(_before(k) is not None for k in tensors) else {}
     for k,v in found.items(): here |= _dictionaries(v, (*at, str(k)))

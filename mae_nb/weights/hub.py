@@ -141,18 +141,19 @@ def from_pretrained(
     kind:str=None, # `'autoencoder'`, `'encoder'`, `'classifier'`; what the file is, if not given
     device=None, # Where to put the model
     use_ema:bool=False, # Load the run's EMA weights?
-    grid:tuple=None, # Rows and columns that the positions belong to, where a file shows only their number
     img_size=None, # Another image side or `(H, W)`, in pixels: positions are resampled
     patch_size:int=None, # Another patch side: kernels are resampled
     in_chans:int=None, # Another number of channels: kernels are adapted
-    log=None, # Called with a summary of the loading, also in `model.load_message`; a licence is always printed
+    grid:tuple=None, # Rows and columns that the positions belong to, where a file shows only their number
+    log=None, # Called with a summary of the loading, also in `model.load_message`; else only what is not obvious is printed
     **known # Configuration fields that the file does not store: `norm_pix_loss`, `num_heads`, `decoder_num_heads`
 ):  # `MaskedAutoencoderViT`, `MAEEncoder` or `ViTClassifier`, in evaluation mode
     "Load a model strictly from weights of any layout; raise `ValueError` with the reason if that is impossible."
     path,told = resolve_weights(source, log or print)
     wanted = None if patch_size else img_size
-    w = select_part(read_weights(path, use_ema, grid, wanted, **{**told, **known}), kind)
-    w = adapt(w, img_size, patch_size, in_chans)
+    w = read_weights(path, use_ema, grid, wanted, **{**told, **known})
+    if w.notes and not log: print('; '.join([str(source), *w.notes]))
+    w = adapt(select_part(w, kind), img_size, patch_size, in_chans)
     model = build_model(w).to(device)
     if log: log(model.load_message)
     return model
