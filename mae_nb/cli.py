@@ -7,8 +7,8 @@ __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 
            'mae_convert', 'mae_data', 'mae_bench', 'run_guarded', 'command', 'mae_report', 'with_parts']
 
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
-import os, sys
-from dataclasses import replace
+import inspect, os, re, sys
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pkgutil import resolve_name
 from types import NoneType
@@ -52,9 +52,31 @@ def _one_word(info):
     return _spec(tuple, 'X,Y,Z', lambda word: tuple(map(float, word.split(','))), lambda v: ','.join(map(str, v)))
 
 # %% ../nbs/7_engine/51_cli.ipynb #d4c40bc3
+def _in_flags(text, flags):
+    "Write what an error advises to give, like `give num_heads=3`, as flags; of those of another command, name it."
+    before,give,advice = re.split('(\\bgive )', text, maxsplit=1, flags=re.IGNORECASE) if re.search(r'\bgive ', text, re.IGNORECASE) else (text, '', '')
+    def flag(m):
+        name,value = m.groups()
+        size = re.fullmatch(r'\((\d+), (\d+)\)', value)
+        word = f'{size[1]}x{size[2]}' if size else value.strip("'").replace('None', 'none')
+        switch = dict(True_=f'--{name}', False_=f'--no_{name}').get(f'{value}_', f'--{name} {word}')
+        if name in flags: return switch
+        return f'{switch} to mae_convert, which stores it,' if name in _of(ConvertConfig) else m[0]
+    return before + give + re.sub(r"\b([a-z]\w*)=('[^']*'|\([^)]*\)|\.\.\.|\w+)", flag, advice)
+
+def _of(*types):
+    "Names of the fields of configurations: of the flags that are made of them."
+    return {f.name for cls in types if is_dataclass(cls) for f in fields(cls)}
+
+def _taken_by(run):
+    "Names of the flags of a function."
+    kinds = [p.annotation for p in inspect.signature(run).parameters.values()]
+    return _of(*kinds)
+
 def run_guarded(
     prog:str, # Name of the command
     do, # Called without arguments
+    flags=(), # Names of its flags: advice to give a value names the flag
 )->int: # 0 done, 2 bad input, 3 a disk or a data-loader worker failed, 4 loss not finite, 128 + signal: stopped
     "Run a command; report a user's mistakes and interruptions in a line instead of a traceback."
     rank = next((os.environ[names[0]] for names in launchers.values() if names[0] in os.environ), '0')
@@ -62,7 +84,7 @@ def run_guarded(
         print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr)
         return code
     try: do()
-    except (ValueError, FileNotFoundError, FileExistsError) as e: return tell(2, f'error: {e}')
+    except (ValueError, FileNotFoundError, FileExistsError) as e: return tell(2, f'error: {_in_flags(str(e), flags)}')
     except FloatingPointError as e: return tell(4, f'stopped: {e}')
     except ChildProcessError as e: return tell(3, f'stopped: {e}')
     except OSError as e: return tell(3, f'cannot read or write: {e}; what was saved before is intact')
@@ -72,9 +94,9 @@ def run_guarded(
         return tell(128 + e.signal, f'stopped by {e}, and saved: continue with --resume auto')
     return 0
 
-def _start(prog, about, parse):
+def _start(prog, about, parse, flags):
     "A command: called with arguments, the process's own if not given, it does its work and returns the exit code."
-    def start(argv=None): return run_guarded(prog, lambda: parse(prog=prog, description=about, args=argv, **style))
+    def start(argv=None): return run_guarded(prog, lambda: parse(prog=prog, description=about, args=argv, **style), flags)
     start.__name__ = prog
     start.__doc__ = about
     return start
@@ -84,7 +106,7 @@ def command(
     prog:str=None, # Name to be called by, if it is not the function's
 ):  # Called with arguments, the process's own if not given; returns the exit code
     "Make a command of a function."
-    return _start(prog or run.__name__, run.__doc__, partial(tyro.cli, run))
+    return _start(prog or run.__name__, run.__doc__, partial(tyro.cli, run), _taken_by(run))
 
 def _caller(target, cls, about):
     "A function of a configuration that calls one of the library, as 'data.pack:pack', which is imported only then."
@@ -93,12 +115,18 @@ def _caller(target, cls, about):
     return run
 
 # %% ../nbs/7_engine/51_cli.ipynb #e34c6fad
-def _trains(prog, target, default, about):
-    "Make a command that trains: flags change a recipe, or the default, which may depend on --trainable_blocks."
+def _switched(args, cls):
+    "Words of a command line in which `--no_x` of a switch that may be left open is `--x no`."
+    open_switches = {f'--no_{f.name}': f'--{f.name}=no' for f in fields(cls) if f.type == bool | None}
+    return [open_switches.get('--' + word[2:].replace('-', '_'), word) for word in args]
+
+def _trains(prog, target, cls, default, about):
+    "Make a command that trains: flags change a recipe, or the default, a function of some of the flags."
     def parse(args, **how):
-        def first(recipe:str|None=None, trainable_blocks:float|None=None): return recipe, trainable_blocks
-        (start,blocks),_ = tyro.cli(first, args=args, add_help=False, return_unknown_args=True, **style)
-        base = default(blocks) if callable(default) else default
+        args = _switched(sys.argv[1:] if args is None else args, cls)
+        def first(recipe:str|None=None, trainable_blocks:float|None=None, init_from:str|None=None): return recipe, trainable_blocks, init_from
+        (start,*given),_ = tyro.cli(first, args=args, add_help=False, return_unknown_args=True, **style)
+        base = default(*given)
         if start: base = recipe(start, prog.removeprefix('mae_')).config
         def run(
             config:type(base)=base,
@@ -108,23 +136,24 @@ def _trains(prog, target, default, about):
             if show: print(describe(config, name))
             else: resolve_name(f'mae_nb.{target}')(config)
         tyro.cli(run, args=args, **how)
-    return _start(prog, about, parse)
+    return _start(prog, about, parse, _of(cls))
 
-mae_pretrain = _trains('mae_pretrain', 'tasks.pretrain:pretrain', PretrainConfig(), 'Pre-train a masked autoencoder.')
+mae_pretrain = _trains('mae_pretrain', 'tasks.pretrain:pretrain', PretrainConfig,
+                       lambda blocks, init_from: PretrainConfig(init_from=init_from), 'Pre-train a masked autoencoder.')
 
 # %% ../nbs/7_engine/51_cli.ipynb #3636929f
-mae_finetune = _trains('mae_finetune', 'tasks.finetune:finetune', FinetuneConfig(),
+mae_finetune = _trains('mae_finetune', 'tasks.finetune:finetune', FinetuneConfig, lambda *_: FinetuneConfig(),
                        'Train a classifier: fine-tune a pre-trained encoder, or train from scratch.')
-mae_linprobe = _trains('mae_linprobe', 'tasks.finetune:finetune', linprobe_defaults,
+mae_linprobe = _trains('mae_linprobe', 'tasks.finetune:finetune', FinetuneConfig, lambda *_: linprobe_defaults,
                        'Train a linear probe on a frozen encoder.')
 
-def _partial_default(blocks):
+def _partial_default(blocks, init_from):
     "Without any block to train, partial fine-tuning is a linear probe."
     if blocks != 0: return partial_defaults
     return replace(linprobe_defaults, output_dir=partial_defaults.output_dir)
 
 mae_partial = _trains(
-    'mae_partial', 'tasks.finetune:finetune', _partial_default,
+    'mae_partial', 'tasks.finetune:finetune', FinetuneConfig, _partial_default,
     'Fine-tune the last blocks of an encoder; with --trainable_blocks 0 the defaults are those of a linear probe.')
 
 # %% ../nbs/7_engine/51_cli.ipynb #a3ef2feb
@@ -157,7 +186,7 @@ def with_parts(
         part,*rest = (sys.argv[1:] if args is None else args) or ['--help']
         if part not in parts: return tyro.extras.subcommand_cli_from_dict(parts, args=[part, *rest], **how)
         tyro.cli(parts[part], args=rest, **how | dict(prog=f'{prog} {part}', description=parts[part].__doc__))
-    return _start(prog, about, parse)
+    return _start(prog, about, parse, set().union(*map(_taken_by, parts.values())))
 
 # %% ../nbs/7_engine/51_cli.ipynb #2f87487d
 def _index(config:IndexConfig):

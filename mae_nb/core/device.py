@@ -18,8 +18,9 @@ def resolve_device(
 )->torch.device: # An available device
     "Resolve a device name; raise `ValueError` if the device is not available."
     try: return torch.empty(0, device=name or ('cuda' if torch.cuda.is_available() else 'cpu')).device
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f'no device {name!r} here: {str(e).splitlines()[0]}') from e
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        here = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count())), *['mps']*torch.backends.mps.is_available()]
+        raise ValueError(f'no device {name!r} here: there is {", ".join(here)}') from e
 
 # %% ../../nbs/2_model/00d_core_device.ipynb #af9d263a
 def _commit():

@@ -116,7 +116,7 @@ def _report_text(job, log, rows, notes, title):
                                          'uses its true mean and standard deviation, which makes it look better.')
     machine = environment()
     machine |= machine.pop('versions')
-    told = dict(title=title, lead=f'{job["model"]} on {job["data"]}: {lead}.', job=json.dumps(job, indent=1),
+    told = dict(title=title, lead=f'{job["model"] or job["init_from"]} on {job["data"]}: {lead}.', job=json.dumps(job, indent=1),
                 painted=painted, machine=', '.join(f'{k} {v}' for k,v in machine.items()))
     return REPORT_TEMPLATE.format(results=_results_table(rows, notes), **{k: html.escape(v) for k,v in told.items()})
 
@@ -144,6 +144,7 @@ def write_report(
     notes = [s for s in said if s not in [r['features'] for r in rows]]
     last = (records or [None])[-1]
     save_json(dict(rows=rows, notes=notes, job=job, last=last, machine=environment()), run/'results.json')
+    job['norm_pix_loss'] = read_json(run/'model.json')['norm_pix_loss']  # weights that it started from may have settled it
     text = _report_text(job, records, rows, notes, f'Masked autoencoder: {run.name}')
     atomic_write(run/'report.html', lambda tmp: tmp.write_text(text, encoding='utf-8'))
     return rows

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.patches import patchify, unpatchify
 from ..model.targets import patch_stats, visible_stats
 from ..data.datasets import denormalise
+from .inputs import model_inputs
 
 grey, accent = 0.88, '#c8442a'  # grey level of masked patches; accent colour of all plots
 
@@ -105,7 +106,7 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(
     model, # A `MaskedAutoencoderViT`
-    imgs:Tensor, # Normalised images, `(B, C, H, W)`, or one `(C, H, W)`
+    imgs, # Images, one or a batch: normalised, uint8 or Pillow's (see `model_inputs`)
     mask_ratio:float=0.75, # Fraction of patches to mask
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
     stats:Literal['true', 'visible']='true', # Statistics of masked patches: true (a leak), or from visible patches
@@ -114,13 +115,13 @@ def reconstruct(
     if not hasattr(model, 'forward_decoder'):
         raise ValueError(f'{type(model).__name__} has no decoder to reconstruct with: load weights that include it')
     if stats not in ('true', 'visible'): raise ValueError(f"stats must be 'true' or 'visible', got {stats!r}")
-    imgs = imgs[None] if imgs.ndim == 3 else imgs
-    out = model(imgs, mask_ratio, scores)
+    imgs = model_inputs(model, imgs)
+    out = model(imgs.to(model.pos_embed.dtype), mask_ratio, scores)
     patches,grid = model.to_patches(imgs)
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    painted = model.target.to_pixels(out.pred, *(torch.where(removed, g, k) for g,k in zip(guess, known)))
+    painted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)))
     pasted = torch.where(removed, painted, patches)
     image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
                             for p in (patches, painted, pasted))
@@ -129,7 +130,7 @@ def reconstruct(
 # %% ../../nbs/2_model/10_show.ipynb #56373a9d
 def show_reconstruction(
     model, # A `MaskedAutoencoderViT`
-    imgs:Tensor, # Normalised images, `(B, C, H, W)`, or one `(C, H, W)`
+    imgs, # Images, one or a batch: normalised, uint8 or Pillow's (see `model_inputs`)
     mask_ratio:float=0.75, # Fraction of patches to mask
     scores:Tensor=None, # One score per patch, `(B, L)`; random if not given
     stats:Literal['true', 'visible']='true', # For normalised-pixel targets: see `reconstruct`
@@ -162,7 +163,7 @@ def colormapped(
 @torch.no_grad()
 def attention_maps(
     model, # An encoder or MAE
-    imgs:Tensor, # Normalised images, `(B, C, H, W)`
+    imgs, # Images, one or a batch: normalised, uint8 or Pillow's (see `model_inputs`)
     query:int=None, # Query patch, 0 to L-1; the CLS token if not given
     block:int=None, # One block's heads; the rollout over all blocks if not given
 )->Tensor: # `(B, heads, h, w)`, or `(B, 1, h, w)` for the rollout
@@ -170,27 +171,29 @@ def attention_maps(
     n = len(model.blocks)
     if block is not None and not 0 <= block < n: raise ValueError(f'block must be 0 to {n-1}, got {block}')
     names = [f'attn.{i}' for i in (range(n) if block is None else [block])]
-    enc = model.encode(imgs, return_intermediates=names)
+    enc = model.encode(model_inputs(model, imgs).to(model.pos_embed.dtype), return_intermediates=names)
     L = enc.grid[0]*enc.grid[1]
     if query is not None and not 0 <= query < L: raise ValueError(f'query must be 0 to {L-1}, got {query}')
     attns = [enc.intermediates[k] for k in names]
     a = attention_rollout(attns)[:,None] if block is None else attns[0]
-    return a[:, :, 0 if query is None else 1 + query, 1:].unflatten(2, enc.grid)
+    return a[:, :, 0 if query is None else 1 + query, 1:].float().unflatten(2, enc.grid)
 
 # %% ../../nbs/2_model/10_show.ipynb #2ce1461f
 def show_attention(
     model, # An encoder or MAE
-    img:Tensor, # One normalised image, `(C, H, W)`
+    img, # One image: normalised, uint8 or Pillow's (see `model_inputs`)
     query:int=None, # Query patch; the CLS token if not given
     block:int=None, # One block's heads; the rollout if not given
 )->plt.Figure: # The image, then one map per head
     "Show an image and the attention of one token; each map is scaled to its own peak, given in its title."
-    maps = attention_maps(model, img[None], query, block)[0].cpu()  # (heads, h, w)
+    imgs = model_inputs(model, img)
+    if len(imgs) != 1: raise ValueError(f'attention is shown for one image, got {len(imgs)}')
+    maps = attention_maps(model, imgs, query, block)[0].cpu()  # (heads, h, w)
     peaks = maps.amax(dim=(1,2))
     names = ['rollout'] if block is None else [f'block {block}, head {i}' for i in range(len(maps))]
     titles = [f'{name}\npeak {peak*(1 + maps[0].numel()):.1f}x even' for name,peak in zip(names, peaks)]
     big = F.interpolate((maps/peaks[:,None,None])[:,None], scale_factor=model.patch_size)[:,0]
-    image = denormalise(img[None], model.cfg.mean, model.cfg.std)[0] if hasattr(model, 'cfg') else img
+    image = denormalise(imgs, model.cfg.mean, model.cfg.std)[0]
     who = 'CLS looks' if query is None else f'patch {query} looks'
     fig = show_images([image, *map(colormapped, big)], [who, *titles], ncols=min(5, 1 + len(maps)))
     if query is not None:

@@ -45,7 +45,9 @@ def load_pretrained_encoder(
     if differ := [f'{k}: {w.shapes[k]} there, {here[k]} wanted' for k in shapes if w.shapes[k] != here[k]]:
         more = '; it was fine-tuned: give the encoder that it started from' if w.kind == 'classifier' else ''
         raise ValueError(f'{w.path} does not fit: {", ".join(differ)}{more}')
-    state = adapt(w, model.cfg.img_size).state
+    w = adapt(w, model.cfg.img_size)
+    state = w.state
+    model.load_notes = w.notes
     if w.kind == 'encoder':
         if model.cfg.pool == 'avg': state = {k: v for k,v in state.items() if not k.startswith('norm.')}
         state = state | {k: v for k,v in model.state_dict().items() if k.startswith(('head.', 'fc_norm.'))}
@@ -168,7 +170,7 @@ class FinetuneTask(ImageTask):
         as_features = ', as features' if c.cache else ''
         tested = 'NO test images' if self.test is None else f'{len(self.test)} test images'
         return (f'model    {c.model or "ViT"} {m.embed_dim} x {m.depth}, {m.img_size[0]}x{m.img_size[1]} pixels; {trained/1e6:.3g} of {params/1e6:.3g} M parameters are trained\n'
-                f'start    {c.encoder or "from scratch"}\n'
+                f'start    {"; ".join([c.encoder or "from scratch", *getattr(self.model, "load_notes", ())])}\n'
                 f'data     {c.data}: {len(self.dataset)} images{as_features}{self.decoder_name()}, {m.num_classes} classes; {tested}\n'
                 f'{self.schedule_summary()}, {c.optimizer}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')

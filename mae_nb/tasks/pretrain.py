@@ -20,16 +20,18 @@ from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
 from .base import ImageTask
 from .config import PretrainConfig
+from .init_from import init_config, load_init, read_init, resumed_config
 
 # %% ../../nbs/4_paper/20_pretrain.ipynb #90457ff5
 def model_config(
     cfg:PretrainConfig, # Training configuration
     dataset, # Training images
 )->MAEConfig: # Shapes from the preset and the images, normalisation as given or measured on the images
-    "Settle the configuration of the model."
+    "Settle the configuration of a model that starts from random weights."
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
     changes = dict(in_chans=len(mean), mean=mean, std=std, norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
-    for k in ('img_size', 'patch_size', 'decoder_embed_dim', 'decoder_depth'):
+    if cfg.in_chans not in (None, len(mean)): raise ValueError(f'{cfg.data} has images of {len(mean)} channels, and in_chans={cfg.in_chans}')
+    for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
 
@@ -51,9 +53,13 @@ class PretrainTask(ImageTask):
     def setup(self):
         c = self.cfg
         images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose)
-        model_cfg = model_config(c, images)
+        before = resumed_config(c)
+        w = None if before else read_init(c)
+        model_cfg = before or (init_config(c, images, w) if w else model_config(c, images))
         seed_all(c.seed)
-        self.model = self.place(MaskedAutoencoderViT(model_cfg))
+        model = MaskedAutoencoderViT(model_cfg)
+        self.start = load_init(model, w) if w else f'{c.init_from}, not read again: the run continues'
+        self.model = self.place(model)
         grid = self.model.grid
         L = grid[0]*grid[1]
         if num_keep(L, c.mask_ratio) == L: raise ValueError(f'mask_ratio={c.mask_ratio} removes none of {L} patches: raise it')
@@ -81,7 +87,8 @@ class PretrainTask(ImageTask):
         shards = self.dist.size if c.fsdp else 1
         memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, c.ema_decay is not None)
         h,w = self.model.grid
-        return (f'model    {c.model}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
+        start = f'start    {self.start}\n' if c.init_from else ''
+        return (f'{start}model    {c.model or "as init_from"}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
                 f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, mean {m.mean}, std {m.std}\n'
                 f'{self.schedule_summary()}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step; about {memory:.2g} GiB')

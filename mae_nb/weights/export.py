@@ -70,7 +70,8 @@ def _read_for_export(cfg, log=print):
     "Read the weights to convert, complete; raise `ValueError` if the layout cannot represent them."
     path,told = resolve_weights(cfg.source, log)
     given = {k: getattr(cfg, k) for k in ('norm_pix_loss', 'num_heads', 'decoder_num_heads')}
-    w = read_weights(path, cfg.use_ema, **{**told, **{k: v for k,v in given.items() if v is not None}})
+    given = told | {k: v for k,v in given.items() if v is not None}
+    w = read_weights(path, cfg.use_ema, cfg.grid, None if cfg.patch_size else cfg.img_size, **given)
     kind = cfg.kind or ('encoder' if cfg.to == 'timm' and w.kind == 'autoencoder' else w.kind)
     if (cfg.to, kind) in _impossible: raise ValueError(_impossible[cfg.to, kind])
     w = adapt(select_part(w, kind), cfg.img_size, cfg.patch_size, cfg.in_chans)
@@ -138,6 +139,7 @@ def model_card(
     if job:
         own = ('output_dir', 'device', 'resume', 'overwrite')  # of no interest to others
         told = [(k, v) for k,v in job.items() if v is not None and k not in own]
+        told = [(k, Path(v).name if k == 'init_from' and Path(v).is_absolute() else v) for k,v in told]
         lines += ['', '## How it was trained', '', *_table(['', ''], told)]
     if log:
         last = [f'{k} {log[-1][k]:.6g}' for k in ('step', 'epoch', 'loss', 'seconds') if k in log[-1]]
@@ -150,6 +152,7 @@ def model_card(
 # %% ../../nbs/4_paper/29_publish.ipynb #51d8ec0a
 def _licence(source):
     "The licence of weights whose name is known; None where it isn't."
+    if not source: return None
     known = {*official, *timm_names, *(f'timm/{name}' for name in timm_names), *hf_names}
     return 'cc-by-nc-4.0' if source in known or Path(source).name.removesuffix('.pth') in official else None
 
@@ -164,7 +167,8 @@ def convert(
     w = _read_for_export(cfg, log)
     run = Path(w.path) if w.layout == 'mae_nb' else None
     job = read_json(run/'config.json') if run and (run/'config.json').is_file() else {}
-    card = model_card(w, cfg.to, cfg.licence or _licence(cfg.source), run)
+    licence = cfg.licence or _licence(cfg.source) or _licence(job.get('init_from') or job.get('encoder'))
+    card = model_card(w, cfg.to, licence, run)
     out.mkdir(parents=True, exist_ok=True)
     save_as(w, out, cfg.to, job.get('mask_ratio', 0.75))
     atomic_write(out/'README.md', lambda tmp: tmp.write_text(card, encoding='utf-8'))

@@ -114,24 +114,26 @@ def download_from_hf(
 
 # %% ../../nbs/2_model/09b_hub.ipynb #69d713f3
 def resolve_weights(
-    source, # A path, `'fashion_nano'` (bundled), a name of the official release, timm or Hugging Face, or a URL
+    source, # A path, `'fashion_nano'` (bundled), a name of the official release or timm, `hf:` and a repository, or a URL
     log=print, # Called with each line of output
 )->tuple[Path,dict]: # File or folder, and the fields known from its name (`norm_pix_loss`)
     "Find weights by name or path, downloading them if needed; raise `FileNotFoundError` with similar names."
     name = str(source)
+    path = Path(name).expanduser()
     if name == 'fashion_nano': return Path(str(files('mae_nb')/'assets'/name)), {}
-    known = official.get(Path(name).name.removesuffix('.pth'))
+    known = official.get(path.name.removesuffix('.pth'))
     told = {} if known is None or known.norm_pix_loss is None else dict(norm_pix_loss=known.norm_pix_loss)
-    if Path(name).exists(): return Path(name), told if Path(name).is_file() else {}
+    if path.exists(): return path, told if path.is_file() else {}
     released,of_timm = name.removesuffix('.pth') in official,name.removeprefix('timm/') in timm_names
-    if released or of_timm or name in hf_names: log(licence)
+    if released or of_timm or name.removeprefix('hf:') in hf_names: log(licence)
     if released: return download(known.url, md5=known.md5), told
     if of_timm: return download_from_hf(f'timm/{name.removeprefix("timm/")}'), {}
     if re.match('https?://', name): return download(name), told
-    if name in hf_names or (re.fullmatch(r'[\w.-]+/[\w.-]+', name) and not Path(name).parent.exists()):
-        return download_from_hf(name), {}
-    near = did_you_mean(name, [*official, *timm_names, *hf_names, 'fashion_nano'], 0.5)
-    raise FileNotFoundError(f'no weights {name!r}: there is no such file or folder, nor such a name{near}')
+    if name in hf_names or name.startswith('hf:'): return download_from_hf(name.removeprefix('hf:')), {}
+    beside = [str(p) for p in [*path.parent.glob('*')][:1000]] if path.parent.is_dir() else []
+    near = did_you_mean(name, [*official, *timm_names, *hf_names, 'fashion_nano', *beside], 0.5)
+    hub = f'; for a repository of huggingface.co write hf:{name}' if re.fullmatch(r'[\w.-]+/[\w.-]+', name) else ''
+    raise FileNotFoundError(f'no weights {name!r}: there is no such file or folder, nor such a name{near}{hub}')
 
 # %% ../../nbs/2_model/09b_hub.ipynb #9126086b
 def from_pretrained(
@@ -142,12 +144,16 @@ def from_pretrained(
     img_size=None, # Another image side or `(H, W)`, in pixels: positions are resampled
     patch_size:int=None, # Another patch side: kernels are resampled
     in_chans:int=None, # Another number of channels: kernels are adapted
-    log=None, # Called with a summary of the loading, also in `model.load_message`; a licence is always printed
+    grid:tuple=None, # Rows and columns that the positions belong to, where a file shows only their number
+    log=None, # Called with a summary of the loading, also in `model.load_message`; else only what is not obvious is printed
     **known # Configuration fields that the file does not store: `norm_pix_loss`, `num_heads`, `decoder_num_heads`
 ):  # `MaskedAutoencoderViT`, `MAEEncoder` or `ViTClassifier`, in evaluation mode
     "Load a model strictly from weights of any layout; raise `ValueError` with the reason if that is impossible."
     path,told = resolve_weights(source, log or print)
-    w = adapt(select_part(read_weights(path, use_ema, **{**told, **known}), kind), img_size, patch_size, in_chans)
+    wanted = None if patch_size else img_size
+    w = read_weights(path, use_ema, grid, wanted, **{**told, **known})
+    if w.notes and not log: print('; '.join([str(source), *w.notes]))
+    w = adapt(select_part(w, kind), img_size, patch_size, in_chans)
     model = build_model(w).to(device)
     if log: log(model.load_message)
     return model
