@@ -18,7 +18,7 @@ from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
-from .base import ImageTask
+from .base import ImageTask, image_channels
 from .config import PretrainConfig
 
 # %% ../../nbs/4_paper/20_pretrain.ipynb #90457ff5
@@ -27,8 +27,9 @@ def model_config(
     dataset, # Training images
 )->MAEConfig: # Shapes from the preset and the images, normalisation as given or measured on the images
     "Settle the configuration of the model."
+    in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
-    changes = dict(in_chans=len(mean), mean=mean, std=std, norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
+    changes = dict(in_chans=in_chans, mean=mean, std=std, norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
     for k in ('img_size', 'patch_size', 'decoder_embed_dim', 'decoder_depth'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
@@ -50,8 +51,9 @@ class PretrainTask(ImageTask):
     "Pre-train a masked autoencoder (paper, section 3)."
     def setup(self):
         c = self.cfg
-        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose)
+        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
         model_cfg = model_config(c, images)
+        self.set_data(images)
         seed_all(c.seed)
         self.model = self.place(MaskedAutoencoderViT(model_cfg))
         grid = self.model.grid
@@ -83,6 +85,7 @@ class PretrainTask(ImageTask):
         h,w = self.model.grid
         return (f'model    {c.model}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
                 f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, mean {m.mean}, std {m.std}\n'
+                f'{self.plan}\n'
                 f'{self.schedule_summary()}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step; about {memory:.2g} GiB')
 

@@ -20,10 +20,11 @@ def _is_run(path):
     except (OSError, ValueError, TypeError): return False
 
 def _new_run(path, overwrite=False):
-    "Make the folder of a run; raise an error if it is not empty, unless it holds a run that is to be overwritten."
+    "Make the folder of a run; raise an error if it is not empty, unless it holds a run that is to be overwritten, or has no record yet."
     if path.exists() and not path.is_dir(): raise FileExistsError(f'{path} is a file: give another output_dir')
     there = sorted(p.name for p in path.glob('*'))[:5]
-    if there and not overwrite:
+    begun = not _is_run(path) or any(p.stat().st_size for p in path.glob('[!.]*') if p.name not in ('config.json', 'inputs.json'))
+    if there and begun and not overwrite:
         raise FileExistsError(f"{path} already holds {there}: give another output_dir, resume='auto', or overwrite")
     if there and not _is_run(path):
         raise FileExistsError(f'{path} is no run of ours (it has no config.json of a run), so it is not overwritten')
@@ -31,10 +32,17 @@ def _new_run(path, overwrite=False):
     path.mkdir(parents=True, exist_ok=True)
 
 # %% ../../nbs/3_training/19_runs.ipynb #e1373718
+def _inputs(run):
+    "What a run is made from, by content, as it was noted when it began; nothing for runs of earlier versions."
+    path = Path(run)/'inputs.json'
+    return read_json(path) if path.is_file() else {}
+
 def _check_same_config(cfg, task, before, folder=None):
     "Raise `ValueError` if a run (or its checkpoint in a folder) would be resumed with another configuration or model."
     plain = lambda c: json.loads(json.dumps(asdict(c)))
-    wrong = config_diff(plain(cfg), before, cfg.may_change)
+    now,was = getattr(task, 'inputs', {}),_inputs(folder.parent.parent if folder else cfg.output_dir)
+    same = now.keys() & was.keys()  # compared by content, not by the spelling of a path
+    wrong = config_diff(plain(cfg), before, cfg.may_change | same) + config_diff(now, was, now.keys() ^ was.keys())
     if folder: wrong += config_diff(plain(task.model.cfg), read_json(folder/'model.json'), ())
     if wrong: raise ValueError('\n  '.join([f'this is another configuration than that of {folder or cfg.output_dir}, '
                                             'so it cannot continue from there:', *wrong]))
@@ -68,4 +76,5 @@ def open_run(
     if cfg.resume != 'auto' or not _is_run(run): _new_run(run, cfg.overwrite)
     elif not info: _check_same_config(cfg, task, read_json(run/'config.json'))
     save_json(asdict(cfg), run/'config.json')
+    if inputs := getattr(task, 'inputs', {}): save_json(inputs, run/'inputs.json')
     return run
