@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .folders import NoSuchSplit, find_split, folders_in, split_of
 from .images import CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, reasons, worker_options
 from .filelists import listed_images, listed_sets
+from .inventory import choose_columns, column_labels
 from .shards import ShardImages
 
 assets = files('mae_nb')/'assets'
@@ -60,35 +61,6 @@ def fashion(split:str='train'): # `'train'` (10 000 images) or `'test'` (2 000)
     return TensorImages(torch.from_numpy(imgs)[:,None], torch.from_numpy(labels), fashion_classes)
 
 # %% ../../nbs/3_training/12_data.ipynb #00195424
-_image_names = 'image', 'img', 'images', 'picture', 'photo', 'jpg', 'jpeg', 'png', 'pixels'
-_label_names = 'label', 'labels', 'class', 'class_id', 'category', 'category_id', 'target', 'fine_label', 'y'
-
-def _columns(features):
-    "Columns of images, and those of classes, of a Hugging Face set, the likelier by name first."
-    from datasets import ClassLabel, Image as ImageColumn, Value
-    def by_name(names, known): return sorted(names, key=lambda n: known.index(n.lower()) if n.lower() in known else len(known))
-    pictures = [n for n,f in features.items() if isinstance(f, ImageColumn)]
-    numbers = [n for n,f in features.items() if isinstance(f, Value) and n.lower() in _label_names and re.match('u?int|string|large_string', f.dtype)]
-    classes = [n for n,f in features.items() if isinstance(f, ClassLabel)]
-    return by_name(pictures, _image_names), by_name(classes, _label_names) + by_name(numbers, _label_names)
-
-def _choose(what, name, there, needed=True):
-    "The column that was asked for, or the likeliest."
-    if name and name not in there: raise ValueError(f'{what}: no column {name!r} of that kind; there are {there}')
-    if needed and not there: raise ValueError(f'no column of images; {what} has nothing to name')
-    return name or next(iter(there), None)
-
-def _labels_of(dataset, column):
-    "Class numbers, -1 where there is none, and class names, or None."
-    values = dataset.with_format('numpy')[column][:]
-    kind = dataset.features[column]
-    if getattr(kind, 'dtype', '').endswith('string'):
-        names = sorted({v for v in values if v is not None})
-        number = {v: i for i,v in enumerate(names)}
-        return torch.tensor([number.get(v, -1) for v in values]), tuple(names)
-    numbers = np.array([-1 if v is None or v != v else v for v in np.asarray(values).tolist()], np.int64)
-    return torch.from_numpy(numbers), tuple(kind.names) if hasattr(kind, 'names') else None
-
 class HFImages(EncodedImageDataset):
     "A split of a Hugging Face data set, its images still encoded."
     def __init__(self,
@@ -98,13 +70,10 @@ class HFImages(EncodedImageDataset):
         label_column:str=None, # Its column of class numbers or names, likewise
     ):
         from datasets import Image as ImageColumn
-        pictures,labels = _columns(dataset.features)
-        self.column = _choose('image_column', image_column, pictures)
-        label = _choose('label_column', label_column, labels, needed=False)
+        self.column,label,others = choose_columns(dataset.features, image_column, label_column)
         self.exif_transpose = exif_transpose
         self.rows = dataset.select_columns([self.column]).cast_column(self.column, ImageColumn(decode=False))
-        self.labels,self.classes = _labels_of(dataset, label) if label else (torch.full((len(dataset),), -1), None)
-        others = [c for c in (*pictures, *labels) if c not in (self.column, label)]
+        self.labels,self.classes = column_labels(dataset, label) if label else (torch.full((len(dataset),), -1), None)
         self.notes = [f'images are those of the column {self.column}, ' + (f'classes those of {label}' if label else 'there is none of classes')
                       + (f'; not used: {", ".join(others)}' if others else '')]
     def name(self, i): return f'{self.rows.info.dataset_name or "data set"}, row {i}'
@@ -243,10 +212,11 @@ def channel_stats(
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
     sums = partial(catch_corrupt, partial(_sums, dataset))
     loader = DataLoader(ids, batch_size=None, collate_fn=sums, **worker_options(num_workers))
-    total,bad = 0.,[]
+    bad = []
+    total = 0.
     for s in tqdm(loader, 'mean and std', leave=False, unit='img', disable=len(ids) <= 2000 or None):
         if isinstance(s, CorruptImage): bad.append(str(s))
-        else: total = total + s
+        else: total += s
     n = len(ids) - len(bad)
     if not n: raise ValueError(f'none of {len(ids)} images can be read: {reasons(bad)}')
     if bad: dataset.notes = [*getattr(dataset, 'notes', ()), f'{len(bad)} of {len(ids)} images decoded to measure mean and deviation cannot be read: {reasons(bad)}']

@@ -38,7 +38,7 @@ def open_image(
             return Image.open(io.BytesIO(data))
     except Exception as e:  # Pillow's decoders raise exceptions of many types
         what = 'it is empty' if not data else 'no image format is recognised' if isinstance(e, OSError) else e
-        if isinstance(e, (Image.DecompressionBombWarning, Image.DecompressionBombError)): what = f'{e}; MAE_MAX_IMAGE_PIXELS=none lifts the limit'
+        if isinstance(e, (Image.DecompressionBombWarning, Image.DecompressionBombError)): what = f'{str(e).rstrip(".")}; MAE_MAX_IMAGE_PIXELS=none lifts the limit'
         raise CorruptImage(f'cannot read {name} as an image: {what}') from e
 
 # %% ../../nbs/3_training/11_images.ipynb #cb0edf71

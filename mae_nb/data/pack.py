@@ -64,6 +64,7 @@ def _sample(dataset, cfg, i):
     decode_pil(data, name)  # all of it can be read
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
+    kind = dict(mpo='jpg', jpeg2000='jp2').get(kind, kind)
     return data, kind if kind != 'jpeg' and f'.{kind}' in image_endings() else 'jpg'
 
 # %% ../../nbs/7_engine/49_pack.ipynb #53994201

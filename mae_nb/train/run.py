@@ -40,7 +40,8 @@ def _inputs(run):
 def _check_same_config(cfg, task, before, folder=None):
     "Raise `ValueError` if a run (or its checkpoint in a folder) would be resumed with another configuration or model."
     plain = lambda c: json.loads(json.dumps(asdict(c)))
-    now,was = getattr(task, 'inputs', {}),_inputs(folder.parent.parent if folder else cfg.output_dir)
+    now = getattr(task, 'inputs', {})
+    was = _inputs(folder.parent.parent if folder else cfg.output_dir)
     same = now.keys() & was.keys()  # compared by content, not by the spelling of a path
     wrong = config_diff(plain(cfg), before, cfg.may_change | same) + config_diff(now, was, now.keys() ^ was.keys())
     if folder: wrong += config_diff(plain(task.model.cfg), read_json(folder/'model.json'), ())
