@@ -151,9 +151,9 @@ def _shards_of(path, split):
     if mine and (inner := folders_in(path)): notes.append(f'passed over folders beside the shards: {", ".join(inner[:5])}')
     return mine, notes
 
-def _all_in(path, exif_transpose, but=(), notes=()):
-    "The images of a folder, as shards or as files."
-    if shards := sorted(path.glob('*.tar')):
+def _all_in(path, exif_transpose, shards, but=(), notes=()):
+    "The images of a folder, in these shards if there are any, or as files."
+    if shards:
         found = ShardImages(shards, exif_transpose)
     else:
         found = FolderImages(path, exif_transpose, but)
@@ -167,11 +167,9 @@ def _in_folder(path, split, exif_transpose):
     shards,notes = _shards_of(path, split)
     kinds = ('train',) if split == 'train' else ('val', 'test')
     if shards and not any(split_of(d) in kinds for d in folders_in(path)):
-        found = ShardImages(shards, exif_transpose)
-        found.notes = [*notes, *found.notes]
-        return found
-    path,but,notes = find_split(path, split)
-    return _all_in(path, exif_transpose, but, notes)
+        return _all_in(path, exif_transpose, shards, (), notes)
+    inner,but,notes = find_split(path, split)
+    return _all_in(inner, exif_transpose, shards if inner == path else sorted(inner.glob('*.tar')), but, notes)
 
 def load_images(
     data:str, # `'fashion'`, one of `torchvision_sets` or `listed_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`

@@ -126,9 +126,9 @@ def pack(
 )->list: # The shards
     "Pack a data set; after an interruption, finished shards are kept."
     dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
-    for note in dataset.notes: log(printable(f'note     {note}'))
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
+    for note in dataset.notes: log(printable(f'note     {note}'))
     out = Path(cfg.output_dir)
     n = cfg.shard_images
     name = 'train' if cfg.split == 'train' else 'val'
