@@ -21,11 +21,12 @@ from ..train.optim import cosine_lr, scaled_lr
 # %% ../../nbs/4_paper/19d_task.ipynb #3fc7375e
 def image_channels(
     cfg, # Configuration, a `RunConfig`
-    dataset:Dataset, # Its images
+    dataset:Dataset, # Its images; None for a model alone, which takes as many channels as `mean` has
     known:int=None, # Channels that an encoder takes
 )->int: # Channels of the images, as they are read from now on
     "Settle the channels of the images; raise `ValueError` if mean and deviation are for other ones."
     given = len(cfg.mean or ())
+    if dataset is None: return given
     stored = isinstance(dataset, EncodedImageDataset)
     n = settle_channels(dataset, cfg.in_chans or (known or (3 if given == 3 else None) if stored else None))
     if given in (0, n): return n
