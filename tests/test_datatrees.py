@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from mae_nb.cli import mae_data, mae_finetune, mae_knn, mae_linprobe, mae_pretrain
+from mae_nb.cli import mae_data, mae_finetune, mae_knn, mae_linprobe, mae_pretrain, mae_report
 from mae_nb.core.files import read_json, read_jsonl
 from mae_nb.data.augment import EvalDataset
 from mae_nb.data.config import DatasetConfig, PackConfig
@@ -461,9 +461,15 @@ def test_grey_folders_are_one_channel(tmp_path, capsys):
     photos(tmp_path/'some', 2)
     assert call(mae_pretrain, '--data', photos(tmp_path/'some'), '--output_dir', tmp_path/'forced', '--in_chans', 1, *PRE) == 0
     assert from_pretrained(tmp_path/'forced').cfg.in_chans == 1
-    labelled = splits(tmp_path/'labelled')
-    assert call(mae_finetune, '--encoder', tmp_path/'run', '--data', labelled, '--layer_decay', 'none', '--output_dir', tmp_path/'tuned', *MODEL) == 0  # the encoder's channels
-    assert call(mae_knn, '--encoder', tmp_path/'run', '--data', labelled, '--k', 3, '--device', 'cpu') == 0
+    flags = ['--encoder', tmp_path/'run', '--layer_decay', 'none', *MODEL]
+    colour = splits(tmp_path/'labelled')
+    assert call(mae_finetune, *flags, '--data', colour, '--output_dir', tmp_path/'tuned') == 2 and 'images of 3 channels, and the model takes 1' in capsys.readouterr().err
+    assert call(mae_finetune, *flags, '--data', colour, '--output_dir', tmp_path/'tuned', '--in_chans', 1) == 0
+    assert call(mae_knn, '--encoder', tmp_path/'run', '--data', colour, '--k', 3, '--device', 'cpu') == 2 and 'in colour, of 3 channels' in capsys.readouterr().err
+    for s,n in ('train', 8), ('val', 4): photos(tmp_path/'xrays'/s, n, mode='L')
+    assert call(mae_finetune, *flags, '--data', tmp_path/'xrays', '--output_dir', tmp_path/'x') == 0
+    assert call(mae_knn, '--encoder', tmp_path/'run', '--data', tmp_path/'xrays', '--k', 3, '--device', 'cpu') == 0
+    assert call(mae_report, tmp_path/'forced') == 0
 
 def test_identity_is_content(tmp_path):
     one,two = load_images(photos(tmp_path/'a')),load_images(photos(tmp_path/'b'))

@@ -136,6 +136,7 @@ class EncodedImageDataset(Dataset):
     classes = None # Class names, where there are classes
     exif_transpose = False # Apply the EXIF orientation?
     channels = 3 # Or 1: all images are read as grey
+    settled = False # Was that chosen?
     notes = () # Lines on what was passed over
 
     def read(self, i): raise NotImplementedError
@@ -151,6 +152,7 @@ def with_channels(dataset, channels:int): # Any data set; 1 or 3
     if not isinstance(dataset, EncodedImageDataset): return dataset
     if channels not in (1, 3): raise ValueError(f'image files are read with 1 or 3 channels, and {channels} are wanted')
     dataset.channels = channels
+    dataset.settled = True
     with_channels(getattr(dataset, 'dataset', None), channels)  # of which it is a part
     return dataset
 

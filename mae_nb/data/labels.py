@@ -58,6 +58,7 @@ class _Some(Dataset):
         self.labels = dataset.labels[ids]
         self.exif_transpose = getattr(dataset, 'exif_transpose', False)
         self.channels = getattr(dataset, 'channels', None)
+        self.settled = getattr(dataset, 'settled', False)
         self.notes = getattr(dataset, 'notes', ())
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.dataset[int(self.ids[i])]

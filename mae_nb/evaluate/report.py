@@ -53,7 +53,7 @@ def probe_run(
     "Probe the untrained encoder, the pre-trained one and raw pixels on the run's data."
     job = read_json(Path(run)/'config.json')
     trained = from_pretrained(run, 'autoencoder')
-    sets = [_images(job, split) for split in ('train', 'test')]
+    sets = [with_channels(_images(job, split), trained.cfg.in_chans) for split in ('train', 'test')]
     if any((s.labels < 0).any() for s in sets):
         raise ValueError(f"{job['data']} has no labels, so its features cannot be evaluated")
     torch.manual_seed(job['seed'])

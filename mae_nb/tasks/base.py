@@ -28,7 +28,7 @@ def image_channels(
     given = len(cfg.mean or ())
     if dataset is None: return given
     stored = isinstance(dataset, EncodedImageDataset)
-    n = settle_channels(dataset, cfg.in_chans or (known or (3 if given == 3 else None) if stored else None))
+    n = settle_channels(dataset, cfg.in_chans or (3 if stored and 3 in (known, given) else None))
     if given in (0, n): return n
     advice = '; in_chans=1 reads all as grey' if stored and n == 3 else ''
     raise ValueError(f'{cfg.data} has images of {n} channels, and mean and std have {given} numbers{advice}')
