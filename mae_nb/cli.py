@@ -83,6 +83,8 @@ def run_guarded(
     def tell(code, text):
         print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr)
         return code
+    for stream in sys.stdout, sys.stderr:  # a name that can't be printed must never end a run
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     try: do()
     except (ValueError, FileNotFoundError, FileExistsError) as e: return tell(2, f'error: {_in_flags(str(e), flags)}')
     except FloatingPointError as e: return tell(4, f'stopped: {e}')
@@ -171,7 +173,7 @@ mae_convert = command(_caller(
 def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')], config:ReportConfig=ReportConfig()):
     "Evaluate a run of pre-training: probes, pictures, one page."
     from mae_nb.evaluate.report import format_table, write_report
-    rows = write_report(run, config)
+    rows = write_report(os.path.expanduser(run), config)
     if rows: print(f'\n{format_table(rows)}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
 

@@ -26,7 +26,7 @@ def photos(tmp_path):
 def test_two_steps(tmp_path):
     run = tmp_path/'run'
     assert mae_pretrain(['--output_dir', str(run), *TINY]) == 0
-    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'log.jsonl', 'model.json', 'model.safetensors']
+    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'inputs.json', 'log.jsonl', 'model.json', 'model.safetensors']
     log = [json.loads(l) for l in (run/'log.jsonl').read_text().splitlines()]
     assert [r['step'] for r in log] == [1, 2] and log[0]['lr'] == 0
     assert from_pretrained(run)(torch.rand(1, 1, 28, 28)).pred.shape == (1, 49, 16)

@@ -61,7 +61,7 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
-    monkeypatch.setattr('mae_nb.data.labels.load_images', lambda *_: photographs)
+    monkeypatch.setattr('mae_nb.data.labels.load_images', lambda *_, **__: photographs)
     monkeypatch.setattr(tuning, 'mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train_steps', capture)
     if cfg.encoder:

@@ -11,7 +11,7 @@ from mae_nb.core.rng import sample_rng
 from mae_nb.data.loader import ResumableBatchSampler
 from mae_nb.data.shards import expand_shards, index_shard
 from mae_nb.core.dist import accumulation_steps
-from mae_nb.data.images import image_endings
+from mae_nb.data.folders import image_endings
 from mae_nb.model.config import ClassifierConfig, MAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.model.classifier import ViTClassifier
@@ -126,7 +126,7 @@ def test_a_pattern_stands_for_its_numbers(first, more, width):
     assert expand_shards(names[0]) == names[:1]
 
 letters = st.text('abz09_é', min_size=1, max_size=90)
-member = st.tuples(st.sampled_from(['', 'a/', 'a/b/', './']), letters, st.sampled_from([*image_endings, '.JPEG', '.cls', '.json', '.seg.png']), st.binary(max_size=1100))
+member = st.tuples(st.sampled_from(['', 'a/', 'a/b/', './']), letters, st.sampled_from([*image_endings(), '.JPEG', '.cls', '.json', '.seg.png']), st.binary(max_size=1100))
 
 @given(st.lists(member, max_size=8, unique_by=lambda m: m[:3]), st.integers(0, 999), st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
 def test_a_shard_holds_what_tarfile_says(tmp_path_factory, members, label, form):
@@ -143,7 +143,7 @@ def test_a_shard_holds_what_tarfile_says(tmp_path_factory, members, label, form)
         for m in tar:
             key = m.name.rpartition('/')[0], m.name.rpartition('/')[2].partition('.')[0]
             if m.name.endswith('.cls'): classes.add(key)
-            elif m.name.lower().endswith(tuple(image_endings)) and key not in first: first[key] = m.name; images[m.name] = key, tar.extractfile(m).read()
+            elif m.name.lower().endswith(image_endings()) and key not in first: first[key] = m.name; images[m.name] = key, tar.extractfile(m).read()
     assert index['names'] == list(images) and index['bytes'] == len(raw)
     for name,label_,at,size in zip(*(index[k] for k in ('names', 'labels', 'offsets', 'sizes')), strict=True):
         key,data = images[name]

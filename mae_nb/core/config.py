@@ -6,7 +6,7 @@
 __all__ = ['did_you_mean', 'unknown_name', 'check_fields', 'to_text', 'config_diff']
 
 # %% ../../nbs/2_model/00a_core_config.ipynb #7c38dd47
-import difflib
+import difflib, os
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin
@@ -58,9 +58,9 @@ def to_text(
     config, # A frozen dataclass, in its `__post_init__`
     *names:str, # Fields that may be given as a path, a device, ...
 )->None:
-    "Replace the values of some fields by their text; None stays."
+    "Replace the values of some fields by their text, with `~` expanded at its beginning; None stays."
     for k in names:
-        if (v := getattr(config, k)) is not None: object.__setattr__(config, k, str(v))
+        if (v := getattr(config, k)) is not None: object.__setattr__(config, k, os.path.expanduser(str(v)))
 
 # %% ../../nbs/2_model/00a_core_config.ipynb #b3cabfb0
 def config_diff(

@@ -138,7 +138,7 @@ def load_image(
         return img if image_backend == 'fast' else tvf.to_pil_image(img)
     if isinstance(data, CorruptImage): raise data
     how = decode_pil if image_backend == 'pil' else decode
-    return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.exif_transpose)
+    return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.exif_transpose, dataset.channels)
 
 # %% ../../nbs/3_training/13_augment.ipynb #398857b7
 class PretrainDataset(AugmentedDataset):
@@ -169,15 +169,16 @@ class EvalDataset(Dataset):
         size:tuple, # Image `(H, W)` for the model
         crop_pct:float=1., # Crop size over the short side; 0.875 is the paper's: resize to 256 and crop 224
         image_backend:str='fast', # `'fast'` or `'pil'`
+        whole:bool=False, # Take images of exactly the model's size as they are, without that crop?
     ):
-        self.dataset,self.crop_pct,self.image_backend = dataset,crop_pct,image_backend
+        self.dataset,self.crop_pct,self.image_backend,self.whole = dataset,crop_pct,image_backend,whole
         self.size = tuple(size)
     def __len__(self): return len(self.dataset)
     def __getitem__(self, i):
         img = load_image(self.dataset, i, self.image_backend)
         H,W = self.size
         h,w = img.shape[-2:] if isinstance(img, Tensor) else img.size[::-1]
-        if (h, w) != (H, W):
+        if (h, w) != (H, W) or not self.whole:
             a,b = max(H, int(H/self.crop_pct)),max(W, int(W/self.crop_pct))
             a,b = (a, int(a*w/h)) if a*w >= b*h else (int(b*h/w), b)  # the other side is rounded down, as in torchvision
             img = tvf.center_crop(tvf.resize(img, [a, b], InterpolationMode.BICUBIC, antialias=True), [H, W])

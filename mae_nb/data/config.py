@@ -18,6 +18,8 @@ class PackConfig:
     output_dir:str # folder for the shards; one that was begun is continued
     split:Literal['train', 'test'] = 'train' # part of the data
     data_root:str|None = None # cache folder of Hugging Face data sets
+    image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str|None = None # its column of classes, likewise
     shard_images:int = 8000 # images per shard: about 1 GB of ImageNet
     short_side:int|None = None # shrink images whose short side is longer, in pixels; as they are if not given
     quality:int = 95 # JPEG quality of those that were shrunk
@@ -29,7 +31,7 @@ class PackConfig:
     def __post_init__(self):
         for k in ('data', 'output_dir'):
             if not getattr(self, k): raise ValueError(f'{k} is needed: mae_data pack --data FOLDER --output_dir SHARDS')
-        to_text(self, 'data', 'output_dir')
+        to_text(self, 'data', 'output_dir', 'data_root')
         check_fields(self, dict(shard_images=1, short_side=1, quality=1, max_bad_images=0, num_workers=0, seed=0))
         if self.quality > 100: raise ValueError(f'quality must be at most 100, got {self.quality}')
 
@@ -40,6 +42,8 @@ class DatasetConfig:
     data:str = 'fashion' # as for mae_pretrain
     split:Literal['train', 'test'] = 'train' # part of the data
     data_root:str|None = None # cache folder of torchvision or Hugging Face data sets
+    image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str|None = None # its column of classes, likewise
     num_workers:int = 0 # data-loader workers; 0 reads in the main process
     def __post_init__(self):
         to_text(self, 'data', 'data_root')

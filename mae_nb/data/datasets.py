@@ -8,7 +8,7 @@ __all__ = ['assets', 'photo_names', 'fashion_classes', 'torchvision_sets', 'phot
            'denormalise']
 
 # %% ../../nbs/3_training/12_data.ipynb #e0e75a09
-import numpy as np, torch
+import re, numpy as np, torch
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tvf
 from tqdm.auto import tqdm
-from .images import CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, worker_options
+from .folders import NoSuchSplit, find_split, folders_in, split_of
+from .images import CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, reasons, worker_options
 from .filelists import listed_images, listed_sets
+from .inventory import choose_columns, column_labels
 from .shards import ShardImages
 
 assets = files('mae_nb')/'assets'
@@ -64,17 +66,16 @@ class HFImages(EncodedImageDataset):
     def __init__(self,
         dataset, # `datasets.Dataset` with a column of images, and perhaps one of class numbers
         exif_transpose:bool=False, # Apply the EXIF orientation?
+        image_column:str=None, # Its column of images; chosen by name if not given
+        label_column:str=None, # Its column of class numbers or names, likewise
     ):
-        from datasets import ClassLabel, Image as ImageColumn
-        kind = lambda k: [n for n,f in dataset.features.items() if isinstance(f, k)]
-        if not kind(ImageColumn): raise ValueError(f'no column of images; there are {dataset.features}')
+        from datasets import Image as ImageColumn
+        self.column,label,others = choose_columns(dataset.features, image_column, label_column)
         self.exif_transpose = exif_transpose
-        self.column = kind(ImageColumn)[0]
-        label = kind(ClassLabel)[:1]
         self.rows = dataset.select_columns([self.column]).cast_column(self.column, ImageColumn(decode=False))
-        self.classes = tuple(dataset.features[label[0]].names) if label else None
-        labels = np.asarray(dataset.with_format('numpy')[label[0]][:]) if label else np.full(len(dataset), -1)
-        self.labels = torch.as_tensor(labels)
+        self.labels,self.classes = column_labels(dataset, label) if label else (torch.full((len(dataset),), -1), None)
+        self.notes = [f'images are those of the column {self.column}, ' + (f'classes those of {label}' if label else 'there is none of classes')
+                      + (f'; not used: {", ".join(others)}' if others else '')]
     def name(self, i): return f'{self.rows.info.dataset_name or "data set"}, row {i}'
     def read(self, i):
         row = self.rows[int(i)][self.column]
@@ -86,15 +87,20 @@ def hf_images(
     split:str='train', # `'train'`, or `'test'`, which may be called validation there
     cache_dir=None, # Where the library keeps its files
     exif_transpose:bool=False, # Apply the EXIF orientation?
+    **columns # `image_column`, `label_column` of `HFImages`
 )->HFImages:
     "Load a Hugging Face data set; one that asks for consent, like ImageNet, needs `hf auth login` before."
     try: from datasets import load_dataset
     except ImportError as e: raise ValueError(f"hf:{name} needs an extra: pip install 'mae_nb[hf]'") from e
-    for s in ['train'] if split == 'train' else ['validation', 'test']:
-        try: return HFImages(load_dataset(name, split=s, cache_dir=cache_dir), exif_transpose)
+    todo = ['train'] if split == 'train' else ['validation', 'test']
+    for s in todo:  # it grows
+        try: return HFImages(load_dataset(name, split=s, cache_dir=cache_dir), exif_transpose, **columns)
         except ValueError as e:
             if 'nknown split' not in str(e): raise
-    raise FileNotFoundError(f'hf:{name} has no split for {split}')
+            there = re.findall(r"'([^']+)'", str(e).partition('Should be one of')[2])
+            kinds = ('train',) if split == 'train' else ('val', 'test')
+            todo += [n for kind in kinds for n in there if split_of(n) == kind and n not in todo]
+    raise NoSuchSplit(f'hf:{name} has no split for {split}')
 
 # %% ../../nbs/3_training/12_data.ipynb #0fd42cc2
 class TorchvisionImages(Dataset):
@@ -135,18 +141,35 @@ def torchvision_images(
     except RuntimeError as e: raise FileNotFoundError(f'{name} is not in {root}: {e}') from e
 
 # %% ../../nbs/3_training/12_data.ipynb #329aff5e
-def _all_in(path, exif_transpose, but=()):
-    "The images of a folder, as shards or as files; shards whose names start with an entry of `but` are skipped."
-    shards = sorted(p for p in path.glob('*.tar') if not p.name.startswith(tuple(but)))
-    return ShardImages(shards, exif_transpose) if shards else FolderImages(path, exif_transpose)
+def _shards_of(path, split):
+    "The shards in a folder that belong to a split, by their names; notes."
+    tars = sorted(path.glob('*.tar'))
+    kinds = {kind: [t for t in tars if split_of(t.stem, alone=False) == kind] for kind in ('train', 'val', 'test', None)}
+    mine = next(filter(None, [kinds[k] for k in (('train', None) if split == 'train' else ('val', 'test'))]), [])
+    rest = [t.name for t in tars if t not in mine]
+    notes = [f'shards not used for this split: {len(rest)}, like {rest[0]}'] if mine and rest else []
+    if mine and (inner := folders_in(path)): notes.append(f'passed over folders beside the shards: {", ".join(inner[:5])}')
+    return mine, notes
+
+def _all_in(path, exif_transpose, shards, but=(), notes=()):
+    "The images of a folder, in these shards if there are any, or as files."
+    if shards:
+        found = ShardImages(shards, exif_transpose)
+    else:
+        found = FolderImages(path, exif_transpose, but)
+        if inner := found.splits_inside:
+            raise ValueError(f'{inner[0]} in {path} holds images for training and for tests, which would be mixed: give {path/inner[0]} as data')
+    found.notes = [*notes, *found.notes]
+    return found
 
 def _in_folder(path, split, exif_transpose):
     "The images of a folder, or of the part of it that belongs to a split."
-    for s in ['train'] if split == 'train' else ['val', 'test']:
-        if (path/s).is_dir(): return _all_in(path/s, exif_transpose)
-        if shards := sorted(path.glob(f'{s}-*.tar')): return ShardImages(shards, exif_transpose)
-    if split != 'train': raise FileNotFoundError(f'no folder val or test, and no shards of that name, in {path}')
-    return _all_in(path, exif_transpose, but=('val-', 'test-'))
+    shards,notes = _shards_of(path, split)
+    kinds = ('train',) if split == 'train' else ('val', 'test')
+    if shards and not any(split_of(d) in kinds for d in folders_in(path)):
+        return _all_in(path, exif_transpose, shards, (), notes)
+    inner,but,notes = find_split(path, split)
+    return _all_in(inner, exif_transpose, shards if inner == path else sorted(inner.glob('*.tar')), but, notes)
 
 def load_images(
     data:str, # `'fashion'`, one of `torchvision_sets` or `listed_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`
@@ -154,15 +177,17 @@ def load_images(
     root=None, # Cache folder of torchvision or Hugging Face data sets; root folder of a data set with annotation files
     download:bool=False, # Let torchvision download missing data?
     exif_transpose:bool=False, # Apply the EXIF orientation?
+    image_column:str=None, # Column of a Hugging Face data set that holds the images; chosen by its name if not given
+    label_column:str=None, # Its column of classes, likewise
 )->Dataset: # Yields `(uint8 (C, H, W), class number or -1)`; has `labels` and `classes`
     "Load a data set by name; of a folder with subfolders `train` or `val`/`test`, the one of the split."
     data = str(data)
     if data == 'fashion': return fashion(split)
     if data in torchvision_sets: return torchvision_images(data, split, root, download)
     if data in listed_sets: return listed_images(data, split, root, exif_transpose)
-    if data.startswith('hf:'): return hf_images(data[3:], split, root, exif_transpose)
+    if data.startswith('hf:'): return hf_images(data[3:], split, root, exif_transpose, image_column=image_column, label_column=label_column)
     if '://' in data or data.endswith('.tar'):
-        if split != 'train': raise FileNotFoundError(f'{data} names shards, all of one split: there are none to test on')
+        if split != 'train': raise NoSuchSplit(f'{data} names shards, all of one split: there are none to test on')
         return ShardImages(data, exif_transpose)
     if Path(data).is_dir(): return _in_folder(Path(data), split, exif_transpose)
     if Path(data).exists():
@@ -185,10 +210,14 @@ def channel_stats(
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
     sums = partial(catch_corrupt, partial(_sums, dataset))
     loader = DataLoader(ids, batch_size=None, collate_fn=sums, **worker_options(num_workers))
-    total,n = 0.,0
+    bad = []
+    total = 0.
     for s in tqdm(loader, 'mean and std', leave=False, unit='img', disable=len(ids) <= 2000 or None):
-        if not isinstance(s, CorruptImage): total,n = total + s,n + 1
-    if not n: raise ValueError(f'none of {len(ids)} images can be read')
+        if isinstance(s, CorruptImage): bad.append(str(s))
+        else: total += s
+    n = len(ids) - len(bad)
+    if not n: raise ValueError(f'none of {len(ids)} images can be read: {reasons(bad)}')
+    if bad: dataset.notes = [*getattr(dataset, 'notes', ()), f'{len(bad)} of {len(ids)} images decoded to measure mean and deviation cannot be read: {reasons(bad)}']
     mean,square = total/n
     std = (square - mean**2).clip(min=1e-8)**.5
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())

@@ -9,6 +9,7 @@ __all__ = ['listed_sets', 'ListedImages', 'read_list', 'inat', 'places365', 'pla
 import json, os, re, numpy as np, torch
 from functools import partial
 from pathlib import Path
+from .folders import NoSuchSplit
 from .images import EncodedImageDataset, read_bytes
 
 # %% ../../nbs/3_training/11b_lists.ipynb #9d39e8e9
@@ -57,11 +58,11 @@ def _coco(path):
                 [(a['image_id'], a['category_id']) for a in table['annotations']])
     except (KeyError, TypeError) as e: raise ValueError(f'{path} is no list in the format of COCO: it lacks {e}') from e
 
-def _listed(root, *names):
-    "The first of these files that there is in a folder."
+def _listed(root, *names, split='train'):
+    "The first of these files that there is in a folder; without a list, there are no test images."
     for n in names:
         if (root/n).is_file(): return root/n
-    raise FileNotFoundError(f'no {" or ".join(names)} in {root}')
+    raise (FileNotFoundError if split == 'train' else NoSuchSplit)(f'no {" or ".join(names)} in {root}')
 
 def _base(root, first, *folders):
     "The first of these folders that contains a file: checking one image shows whether a list matches a folder."
@@ -73,7 +74,7 @@ def _base(root, first, *folders):
 def inat(year:int, split:str, root, exif_transpose:bool=False): # 2017, 2018 or 2019; the others as for `listed_images`
     """Load an iNaturalist set by its official lists (github.com/visipedia/inat_comp: COCO's format, one class per image).
     `root` holds `train2018.json`, `val2018.json`, and images where these say; classes are in the order of their ids."""
-    path = _listed(Path(root), f'{"train" if split == "train" else "val"}{year}.json')
+    path = _listed(Path(root), f'{"train" if split == "train" else "val"}{year}.json', split=split)
     names,images,pairs = _coco(path)
     number = {c: i for i,c in enumerate(sorted(names))}
     label = {}
@@ -102,7 +103,7 @@ def places365(split:str, root, exif_transpose:bool=False): # As for `listed_imag
     those of 256 pixels (`data_256_standard`, `val_256`) are taken if they are there, or the large ones."""
     root = Path(root)
     train = split == 'train'
-    files,labels = read_list(_listed(root, 'places365_train_standard.txt' if train else 'places365_val.txt'))
+    files,labels = read_list(_listed(root, 'places365_train_standard.txt' if train else 'places365_val.txt', split=split))
     names = _listed(root, 'categories_places365.txt')
     folders = ('data_256_standard', 'data_256', 'data_large_standard', 'data_large') if train else ('val_256', 'val_large')
     base = _base(root, files[0], *folders, '.') if files else root
@@ -114,7 +115,7 @@ def places205(split:str, root, exif_transpose:bool=False): # As for `listed_imag
     `root` holds `trainvalsplit_places205` (`train_places205.csv`, `val_places205.csv`) and the images;
     classes are named by the folders of the training list."""
     root = Path(root)
-    listed = [_listed(root, f'trainvalsplit_places205/{s}_places205.csv', f'{s}_places205.csv')
+    listed = [_listed(root, f'trainvalsplit_places205/{s}_places205.csv', f'{s}_places205.csv', split='train' if s == 'train' else 'test')
               for s in ('train', 'train' if split == 'train' else 'val')]
     (known,numbers),(files,labels) = map(read_list, listed)
     base = _base(root, files[0], 'data/vision/torralba/deeplearning/images256', 'images256', '.') if files else root

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
 from ..core.rng import fork_rng, sample_rng
+from .folders import NoSuchSplit
 from .images import EncodedImageDataset
 from .datasets import load_images, normalise
 from .augment import AugmentedDataset, rand_augment
@@ -56,6 +57,9 @@ class _Some(Dataset):
         self.classes = dataset.classes
         self.labels = dataset.labels[ids]
         self.exif_transpose = getattr(dataset, 'exif_transpose', False)
+        self.channels = getattr(dataset, 'channels', None)
+        self.settled = getattr(dataset, 'settled', False)
+        self.notes = getattr(dataset, 'notes', ())
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.dataset[int(self.ids[i])]
     def name(self, i): return self.dataset.name(int(self.ids[i]))
@@ -83,11 +87,13 @@ def load_labelled_splits(
     data:str, root=None, download:bool=False, exif_transpose:bool=False, # As for `load_images`
     fraction:float=1., # Fraction of each class's training images
     seed:int=0, # Which ones
+    **columns # `image_column`, `label_column`, as for `load_images`
 )->tuple[Dataset,Dataset,int,tuple]: # Training set; test set, or None; number of classes; their names, or None
     "Load training and test set; raise `ValueError` if labels are missing or the class lists differ."
-    sets = [load_images(data, 'train', root, download, exif_transpose)]
-    try: sets.append(load_images(data, 'test', root, download, exif_transpose))
-    except FileNotFoundError: sets.append(None)
+    how = dict(root=root, download=download, exif_transpose=exif_transpose, **columns)
+    sets = [load_images(data, 'train', **how)]
+    try: sets.append(load_images(data, 'test', **how))
+    except NoSuchSplit: sets.append(None)  # and for no other reason
     for s in sets:
         if s is not None and (s.labels < 0).any(): raise ValueError(f'{data} has images without a class: a classifier needs labels')
     names = sets[0].classes

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from torch.utils.data import DataLoader, Dataset, get_worker_info, Subset
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from ..core.rng import sample_rng
+from .folders import printable
 from .images import CorruptImage, EncodedImageDataset, decoder_names, worker_options
 from .augment import PretrainDataset
 
@@ -56,12 +57,18 @@ class CorruptCounter:
         self.found = {}
     def note(self, index:int, why:str): # Index of an image, and what was wrong with it
         "Count an image, once; raise `ValueError` above the limit."
-        if index in self.found: return
-        self.found[index] = why
-        self.log(f'skipped: {why}')
-        if len(self.found) > self.most:
-            raise ValueError(f'{len(self.found)} images cannot be read, more than max_bad_images={self.most}; the last: {why}. '
-                             'mae_data check lists all')
+        if self.add(index, why): self.check(len(self.found))
+    def add(self, index, why):
+        "Count and name an image, once; return whether it is new."
+        new = index not in self.found
+        if new: self.log(printable(f'skipped: {why}'))
+        self.found.setdefault(index, why)
+        return new
+    def check(self, n:int): # Images that can't be read, in all processes
+        "Raise `ValueError` above the limit."
+        if n <= self.most: return
+        last = next(reversed(self.found.values()), 'in another process')
+        raise ValueError(f'{n} images cannot be read, more than max_bad_images={self.most}; the last: {last}. mae_data check lists all')
 
 # %% ../../nbs/3_training/13b_batches.ipynb #143bf0af
 class _Batches(Dataset):

@@ -20,9 +20,11 @@ from ..core.config import config_diff
 from ..core.rng import sample_rng
 from ..core.files import atomic_write, run_lock, save_json
 from .config import DatasetConfig, PackConfig
-from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, image_endings, needs_exif_transpose,
-                                open_image, worker_options)
+from .folders import image_endings, printable
+from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose, open_image,
+                                worker_options)
 from .datasets import channel_stats, load_images
+from .inventory import data_id, data_plan, settle_channels
 from .shards import expand_shards, index_shard
 from .loader import CorruptCounter
 
@@ -62,7 +64,8 @@ def _sample(dataset, cfg, i):
     decode_pil(data, name)  # all of it can be read
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
-    return data, kind if kind != 'jpeg' and f'.{kind}' in image_endings else 'jpg'
+    kind = dict(mpo='jpg', jpeg2000='jp2').get(kind, kind)
+    return data, kind if kind != 'jpeg' and f'.{kind}' in image_endings() else 'jpg'
 
 # %% ../../nbs/7_engine/49_pack.ipynb #53994201
 def write_shard(
@@ -106,7 +109,9 @@ def _claim(out, name, config):
     "Create the output folder, or check that it was created with the same configuration; delete temporary files of killed runs."
     begun = out/f'{name}.json'
     if begun.is_file():
-        if wrong := config_diff(config, json.loads(begun.read_text()), ()):
+        before = json.loads(begun.read_text())
+        free = ('data',) if 'digest' in before else ('digest',)  # content counts, where it was noted
+        if wrong := config_diff(config, before, free):
             raise ValueError(f'{out} was created with other values, so it cannot be resumed:\n  ' + '\n  '.join(wrong))
     elif there := sorted(out.glob(f'{name}-*.tar')):
         raise FileExistsError(f'{there[0]} is not from here: give another output_dir')
@@ -120,16 +125,17 @@ def pack(
     log=print, # Called with each line of output
 )->list: # The shards
     "Pack a data set; after an interruption, finished shards are kept."
-    dataset = load_images(cfg.data, cfg.split, cfg.data_root)
+    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
+    for note in dataset.notes: log(printable(f'note     {note}'))
     out = Path(cfg.output_dir)
     n = cfg.shard_images
     name = 'train' if cfg.split == 'train' else 'val'
     order = np.arange(len(dataset))
     if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed)).numpy()
     free = 'output_dir', 'data_root', 'num_workers', 'max_bad_images'  # these may change when a packing is resumed
-    config = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(images=len(dataset))
+    config = {k: v for k,v in asdict(cfg).items() if k not in free} | data_id(dataset)
     skipped = CorruptCounter(cfg.max_bad_images, log)
     shards = [out/f'{name}-{k:06d}.tar' for k in range(-(-len(dataset)//n))]
     how = dict(collate_fn=partial(catch_corrupt, partial(_sample, dataset, cfg)), **worker_options(cfg.num_workers))
@@ -199,12 +205,16 @@ def _span(counts):
 # %% ../../nbs/7_engine/49_pack.ipynb #55629857
 def print_check(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Check a data set and print the result; raise `ValueError` if images are corrupt."
-    found = check(load_images(cfg.data, cfg.split, cfg.data_root), cfg.num_workers)
-    for why in found['corrupt']: log(f'corrupt  {why}')
+    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    for line in data_plan(dataset): log(printable(line))
+    found = check(dataset, cfg.num_workers)
+    for why in found['corrupt']: log(printable(f'corrupt  {why}'))
     log('\n'.join(f'{k:15}{v}' for k,v in dict(found, corrupt=len(found['corrupt'])).items()))
     if found['corrupt']: raise ValueError(f"{len(found['corrupt'])} of {found['images']} images cannot be read")
 
 def print_stats(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Measure mean and standard deviation of all images, in the form that mae_pretrain takes."
-    mean,std = channel_stats(load_images(cfg.data, cfg.split, cfg.data_root), None, cfg.num_workers)
+    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    settle_channels(dataset)
+    mean,std = channel_stats(dataset, None, cfg.num_workers)
     log(f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}')

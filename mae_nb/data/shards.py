@@ -9,7 +9,8 @@ __all__ = ['index_shard', 'expand_shards', 'ShardImages']
 import json, os, re, tarfile, time, numpy as np, torch
 from pathlib import Path
 from tqdm.auto import tqdm
-from .images import CorruptImage, EncodedImageDataset, image_endings
+from .folders import image_endings
+from .images import CorruptImage, EncodedImageDataset
 
 # %% ../../nbs/3_training/11c_shards.ipynb #03530f9c
 def _key(name, path):
@@ -27,13 +28,14 @@ def index_shard(path): # A tar file in the layout of WebDataset: members of one 
     Returns a `dict`: `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images."""
     size = os.path.getsize(path)
     labels,images = {},{}  # members by their keys
+    known = image_endings()
     try:
         with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
             for m in tar:
                 key,ending = _key(m.name, path)
                 if not m.isfile(): continue
                 if ending == '.cls': labels[key] = tar.extractfile(m).read()
-                elif ending.endswith(image_endings): images.setdefault(key, (m.name, m.offset_data, m.size))
+                elif ending.endswith(known): images.setdefault(key, (m.name, m.offset_data, m.size))
             f.seek(tar.offset)
             if f.read(512) != bytes(512): raise tarfile.ReadError('it has no end mark')
     except (tarfile.TarError, OSError) as e:
@@ -79,7 +81,7 @@ class ShardImages(EncodedImageDataset):
         self.files = np.array([os.fsencode(n) for x in found for n in x['names']])
         self.of = np.repeat(np.arange(len(found)), [len(x['names']) for x in found])
         if not len(self.files):
-            raise ValueError(f'no images in {shards}: looked for members ending in {", ".join(image_endings)}')
+            raise ValueError(f'no images in {shards}: looked for members ending in {", ".join(image_endings()[:8])} and others that Pillow reads')
         self.classes = next((tuple(x['classes']) for x in found if x.get('classes')), None)
     def name(self, i): return f'{self.shards[self.of[i]]}: {os.fsdecode(self.files[i])}'
 

@@ -17,6 +17,8 @@ class KnnConfig:
     use_ema:bool = False # use the moving average of the weights that the run kept
     data:str = 'fashion' # 'fashion' (included), a torchvision set, a folder of images or shards, hf:NAME, inat2018, ...
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
+    image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str|None = None # its column of classes, likewise
     download:bool = False # let torchvision download a missing data set
     label_fraction:float = 1. # fraction of each class's training images to use
     pool:Literal['avg', 'token', 'both'] = 'avg' # mean over patches, class token, or both side by side
@@ -29,14 +31,15 @@ class KnnConfig:
     crop_pct:float|None = None # fraction of the short side to crop; 0.875 up to 224 pixels and 1 above, if not given
     image_backend:Literal['fast', 'pil'] = 'fast' # 'pil' gives exactly the pixels of torchvision's transforms
     exif_transpose:bool = False # apply the EXIF orientation
+    max_bad_images:int = 100 # unreadable images are named and left out; more than so many are an error
     seed:int = 0 # which fraction of the labels
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
 
     def __post_init__(self):
         if not self.encoder: raise ValueError(f'encoder must be a pre-trained run, file or name, got {self.encoder!r}')
-        to_text(self, 'encoder', 'data', 'features', 'output')
-        check_fields(self, dict(k=1, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0))
+        to_text(self, 'encoder', 'data', 'data_root', 'features', 'output')
+        check_fields(self, dict(k=1, max_bad_images=0, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0))
 
 # %% ../../nbs/4_paper/20a_evaluate_config.ipynb #a07b0a6b
 Protocol = Literal['plain', 'imagenet-a', 'imagenet-r', 'imagenet-sketch', 'imagenet-c', 'imagenet-v2']
@@ -48,12 +51,15 @@ class EvalConfig:
     data:str # folder of the set; with protocol plain, any name that training takes, too
     protocol:Protocol = 'plain' # imagenet-a and -r choose among 200 classes; imagenet-c reports mCE
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
+    image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str|None = None # its column of classes, likewise
     split:Literal['train', 'test'] = 'test' # part of the data
     use_ema:bool = False # use the moving average of the weights that the run kept
     batch_size:int = 64 # images per process and forward pass
     num_workers:int = 0 # data-loader workers, per process; 0 loads in the main one
     crop_pct:float|None = None # fraction of the short side to crop; if not given, 0.875, or 1 for imagenet-c, above 224
     image_backend:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
+    max_bad_images:int = 100 # unreadable images are named and left out; more than so many are an error
     precision:Literal['bf16', 'fp16', 'fp32'] = 'fp32' # of the forward pass
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
     output:str|None = None # JSON file for the results; an evaluation that was stopped is continued from it
@@ -63,7 +69,7 @@ class EvalConfig:
         for k in ('weights', 'data'):
             if not getattr(self, k): raise ValueError(f'{k} is needed: mae_eval --weights RUN --data FOLDER')
         to_text(self, 'weights', 'data', 'data_root', 'device', 'output')
-        check_fields(self, dict(batch_size=1, num_workers=0, crop_pct=0))
+        check_fields(self, dict(batch_size=1, max_bad_images=0, num_workers=0, crop_pct=0))
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f'crop_pct must be in (0, 1], got {self.crop_pct}')
 

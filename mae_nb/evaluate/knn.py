@@ -19,6 +19,8 @@ from ..core.files import read_json, read_tensors, save_json, save_tensors
 from ..core.device import resolve_precision
 from ..model.kernels import use_fast_kernels
 from ..data.augment import EvalDataset
+from ..data.images import CorruptImage, catch_corrupt
+from ..data.loader import CorruptCounter
 from ..data.labels import load_labelled_splits
 from ..weights.hub import from_pretrained
 from ..weights.formats import weights_id
@@ -32,8 +34,8 @@ def extract_features(
     batch_size:int=256, # Images at a time
     num_workers:int=0, # Data-loader workers
     world:DistInfo=DistInfo(), # Rank, number of processes and device
-    **how # `crop_pct`, `image_backend`, `precision`, as in `predict_batches`
-)->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)`, on the CPU
+    **how # `crop_pct`, `image_backend`, `precision`, `skipped`, as in `predict_batches`
+)->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)` of images that can be read, on the CPU
     "Encode unmasked images with a frozen encoder."
     if pool not in ('avg', 'token', 'both'): raise ValueError(f"pool must be 'avg', 'token' or 'both', got {pool!r}")
     how |= dict(batch_size=batch_size, num_workers=num_workers)
@@ -48,7 +50,12 @@ def raw_pixels(
     size:tuple, # Image `(H, W)` to bring all to
 )->tuple[Tensor,Tensor]: # Pixels in [0, 1], `(N, C*H*W)`, and labels `(N,)`
     "Use pixels as features: the trivial baseline."
-    imgs,labels = zip(*DataLoader(EvalDataset(dataset, size), 256))
+    view = EvalDataset(dataset, size)
+    try: imgs,labels = zip(*DataLoader(view, 256))
+    except CorruptImage:  # without those that can't be read
+        good = [x for i in range(len(view)) if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage)]
+        if not good: raise
+        imgs,labels = zip(*DataLoader(good, 256))
     return torch.cat(imgs).flatten(1).float()/255, torch.cat(labels)
 
 # %% ../../nbs/4_paper/24_knn.ipynb #59e618aa
@@ -167,17 +174,17 @@ def evaluate_knn(
 )->dict: # `images`, `top1`, `top5`, in percent
     "Evaluate an encoder by kNN on its features, in one process or under `torchrun`."
     with init_distributed(cfg.device) as world:
-        train,test,_,_ = load_labelled_splits(cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose,
-                                              cfg.label_fraction, cfg.seed)
+        train,test,_,_ = load_labelled_splits(cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose, cfg.label_fraction,
+                                              cfg.seed, image_column=cfg.image_column, label_column=cfg.label_column)
         if test is None: raise ValueError(f'{cfg.data} has no test images to evaluate on')
         model = from_pretrained(cfg.encoder, 'encoder', world.device, cfg.use_ema)
         precision = resolve_precision(cfg.precision, world.device)
         use_fast_kernels(model, world.device, precision)
         same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
         extract = partial(extract_features, model, world=world, precision=precision, **same)
-        free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device'
+        free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device', 'max_bad_images'
         told = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(weights=weights_id(model))
-        (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, partial(extract, s), world)
+        (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log)), world)
                                for name,s in (('train', train), ('test', test)))
         mine = slice(world.rank, None, world.size)
         right = knn_rank(bank, y, feats[mine], cfg.k, cfg.temperature, device=world.device) == z[mine,None]

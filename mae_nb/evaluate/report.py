@@ -15,6 +15,8 @@ from ..core.files import atomic_write, read_json, read_jsonl, save_json
 from ..core.device import environment, resolve_device, resolve_precision
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import load_images, normalise
+from ..data.folders import NoSuchSplit
+from ..data.images import CorruptImage, catch_corrupt, with_channels
 from ..data.augment import EvalDataset
 from ..data.labels import label_subset
 from ..weights.hub import from_pretrained
@@ -22,12 +24,14 @@ from ..plots.images import show_losses, show_reconstruction
 from .config import ReportConfig
 from .knn import extract_features, probe_features, raw_pixels
 
-def _images(job, split): return load_images(job['data'], split, job['data_root'], exif_transpose=job['exif_transpose'])
+def _images(job, split):
+    columns = {k: job.get(k) for k in ('image_column', 'label_column')}
+    return load_images(job['data'], split, job['data_root'], exif_transpose=job['exif_transpose'], **columns)
 
 def _test_images(job):
     "Load a run's test images, or its training images if there are none."
     try: return _images(job, 'test')
-    except FileNotFoundError: return _images(job, 'train')
+    except NoSuchSplit: return _images(job, 'train')
 
 def reconstruction_picture(
     run, # Folder of a run
@@ -36,9 +40,10 @@ def reconstruction_picture(
     "Show reconstructions of test images by a run's model."
     job = read_json(Path(run)/'config.json')
     model = from_pretrained(run, 'autoencoder')
-    view = EvalDataset(_test_images(job), model.cfg.img_size)
+    view = EvalDataset(with_channels(_test_images(job), model.cfg.in_chans), model.cfg.img_size)
     picks = torch.linspace(0, len(view) - 1, min(n, len(view))).long().tolist()
-    imgs = normalise(torch.stack([view[i][0] for i in picks]), model.cfg.mean, model.cfg.std)
+    shown = [x[0] for i in picks if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage)]
+    imgs = normalise(torch.stack(shown), model.cfg.mean, model.cfg.std)
     scores = torch.rand(len(imgs), model.grid[0]*model.grid[1], generator=sample_rng(job['seed'], 0))
     return show_reconstruction(model, imgs, job['mask_ratio'], scores)
 
@@ -61,7 +66,7 @@ def probe_run(
     job = read_json(Path(run)/'config.json')
     device = resolve_device(cfg.device)
     trained = from_pretrained(run, 'autoencoder', device)
-    sets = {split: _images(job, split) for split in ('train', 'test')}
+    sets = {split: with_channels(_images(job, split), trained.cfg.in_chans) for split in ('train', 'test')}
     if any((s.labels < 0).any() for s in sets.values()):
         raise ValueError(f"{job['data']} has no labels, so its features cannot be evaluated")
     sets = [_at_most(s, cfg.max_images, job['seed'], split, log) for split,s in sets.items()]

@@ -18,6 +18,8 @@ from ..core.files import read_json, save_json
 from ..model.kernels import use_fast_kernels
 from ..data.images import FolderImages
 from ..data.datasets import load_images
+from ..data.folders import NoSuchSplit
+from ..data.loader import CorruptCounter
 from ..weights.hub import from_pretrained
 from ..weights.formats import weights_id
 from .config import EvalConfig
@@ -79,8 +81,11 @@ def find_corruptions(
 
 def _load_set(cfg):
     "Load a data set for evaluation; a robustness set has no splits, so its folder may be given directly."
-    whole = cfg.protocol != 'plain' and not any((Path(cfg.data)/s).is_dir() for s in ('val', 'test'))
-    return load_images(cfg.data, 'train' if whole else cfg.split, cfg.data_root)
+    how = dict(root=cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    try: return load_images(cfg.data, cfg.split, **how)
+    except NoSuchSplit:
+        if cfg.protocol == 'plain': raise
+        return load_images(cfg.data, 'train', **how)
 
 # %% ../../nbs/4_paper/27_robustness.ipynb #16624626
 protocols = {  # number of classes; restrict predictions to them?; crop_pct, if it differs from fine-tuning's
@@ -172,7 +177,7 @@ def _evaluate_part(cfg, model, dataset, world=DistInfo(), log=print):
     numbers = map_classes(dataset, model.cfg, cfg.protocol, log)
     crop_pct = how['crop_pct'] if cfg.crop_pct is None else cfg.crop_pct
     same = {k: getattr(cfg, k) for k in ('batch_size', 'num_workers', 'image_backend', 'precision')}
-    found = evaluate(model, dataset, world, classes=numbers, restrict=how['restrict'], crop_pct=crop_pct, **same)
+    found = evaluate(model, dataset, world, classes=numbers, restrict=how['restrict'], crop_pct=crop_pct, skipped=CorruptCounter(cfg.max_bad_images, log), **same)
     return dict(classes=len(dataset.classes or range(model.cfg.num_classes)), **found)
 
 def run_eval(

@@ -10,7 +10,7 @@ __all__ = ['resumable_fields', 'default_model', 'linprobe_defaults', 'partial_de
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
-from ..core.config import check_fields
+from ..core.config import check_fields, to_text
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
 resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
@@ -22,11 +22,14 @@ class RunConfig:
     "What every training run has, whatever it trains."
     data:str = 'fashion' # 'fashion' (bundled), a torchvision dataset (CIFAR10, ...), a folder of images or shards, shards x-{000..146}.tar (path or URL), hf:NAME, inat2018, ...
     data_root:str|None = None # where torchvision or Hugging Face keep their datasets; folder of a dataset with annotation files
+    image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str|None = None # its column of classes, likewise
     download:bool = False # let torchvision download a dataset that is not there
     output_dir:str = 'runs/pretrain' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
     img_size:tuple[int,int]|None = None # image side or HxW, in pixels; the model's own if not given
+    in_chans:int|None = None # channels to read image files with: 1 (grey) or 3; those of the weights it starts from, which are adapted to it, or of the images, if not given
     mean:tuple[float,...]|None = None # per-channel mean of pixels in [0, 1]; the encoder's, or measured, if not given
     std:tuple[float,...]|None = None # per-channel standard deviation, likewise
     epochs:int = 30 # training epochs
@@ -44,7 +47,7 @@ class RunConfig:
     flip:bool = True # random horizontal flip
     image_backend:Literal['fast', 'pil'] = 'fast' # 'fast', or 'pil' for exactly the pixels of torchvision's transforms on Pillow images
     exif_transpose:bool = False # rotate photographs as their EXIF orientation says; ImageFolder, and so the published models, do not
-    max_bad_images:int = 100 # unreadable images are named and replaced; more than so many, per process, stop the run
+    max_bad_images:int = 100 # unreadable images are named and replaced, or left out of an evaluation; more than so many stop the run
     seed:int = 0 # random seed
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     compile:bool = False # torch.compile the blocks: slower to start, faster to run
@@ -73,7 +76,7 @@ class RunConfig:
 
     def _at_least(self):
         "Smallest value of each field that is a number."
-        ones = 'epochs max_steps batch_size accum_iter effective_batch log_every save_every keep_checkpoints milestone_epochs'.split()
+        ones = 'in_chans epochs max_steps batch_size accum_iter effective_batch log_every save_every keep_checkpoints milestone_epochs'.split()
         zeros = 'num_workers seed max_bad_images blr min_lr warmup_epochs weight_decay clip_grad ema_decay'.split()
         return dict.fromkeys(ones, 1) | dict.fromkeys(zeros, 0)
 
@@ -89,7 +92,7 @@ def _to_json_types(c):
     "Paths become text and lists tuples: a configuration read back from JSON equals the one that was written."
     for f in fields(c):
         value = getattr(c, f.name)
-        if f.type in (str, str|None) and value is not None: object.__setattr__(c, f.name, str(value))
+        if f.type in (str, str|None): to_text(c, f.name)
         if isinstance(value, list): object.__setattr__(c, f.name, tuple(value))
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #f62b6304
@@ -103,7 +106,6 @@ class PretrainConfig(RunConfig):
     init_decoder:bool = True # take the decoder of init_from, if it has one; else the decoder starts from random weights
     init_ema:bool = False # take the EMA weights of init_from, a run
     patch_size:int|None = None # patch side, in pixels; the preset's, or that of init_from, if not given
-    in_chans:int|None = None # channels of the images; those of the data, or of init_from, if not given
     num_heads:int|None = None # attention heads, if init_from does not store them; the preset's if not given
     decoder_embed_dim:int|None = None # width of the decoder; the preset's, or that of init_from, if not given
     decoder_depth:int|None = None # blocks of the decoder; likewise

@@ -8,6 +8,7 @@ __all__ = ['load_pretrained_encoder', 'make_model', 'FeatureDataset', 'pooled_fe
 # %% ../../nbs/4_paper/21_finetune.ipynb #51f78a7c
 from dataclasses import asdict, fields, replace
 from itertools import count
+from types import SimpleNamespace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from timm.data import Mixup
@@ -18,17 +19,19 @@ from ..core.device import autocast
 from ..model.config import ClassifierConfig, mae_config
 from ..model.classifier import ViTClassifier
 from ..model.cost import tune_flops
-from ..data.images import EncodedImageDataset
+from ..data.images import reasons, with_channels
+from ..data.inventory import fit_channels, look_at
+from ..data.loader import CorruptCounter
 from ..data.datasets import channel_stats, normalise
 from ..data.labels import FinetuneDataset, load_labelled_splits
 from ..train.optim import adamw, lars
 from ..train.checkpoint import load_strict
 from ..train.engine import run
-from ..weights.formats import Weights, read_weights
+from ..weights.formats import Weights, read_weights, weights_id
 from ..weights.adapt import adapt, require, select_part
 from ..weights.hub import resolve_weights
 from ..evaluate.accuracy import accuracy, evaluate, predict_all
-from .base import ImageTask
+from .base import ImageTask, image_channels
 from .config import FinetuneConfig
 
 # %% ../../nbs/4_paper/21_finetune.ipynb #936b99a3
@@ -72,14 +75,16 @@ def make_model(
     shapes |= dict(num_classes=num_classes, classes=classes, pool=cfg.pool, drop_path=cfg.drop_path, batch_norm=cfg.batch_norm)
     if cfg.img_size: shapes['img_size'] = cfg.img_size
     if cfg.mean: shapes |= dict(mean=cfg.mean, std=cfg.std)
-    elif not shapes.get('mean'): shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
-    if not cfg.encoder: shapes['in_chans'] = len(shapes['mean'])
+    channels = image_channels(cfg, dataset, shapes.get('in_chans'))
+    if not shapes.get('mean'): shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
+    if not cfg.encoder: shapes['in_chans'] = channels
     if w and cfg.model: w.shapes.setdefault('num_heads', shapes['num_heads'])  # a bare file does not store them, a preset does
-    channels = 3 if isinstance(dataset, EncodedImageDataset) else len(dataset[0][0])
     if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the model takes {shapes["in_chans"]}')
     seed_all(cfg.seed)
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_init_std)
-    return load_pretrained_encoder(model, w) if w else model
+    if not w: return model
+    model.encoder_id = weights_id(SimpleNamespace(state_dict=lambda: w.state))
+    return load_pretrained_encoder(model, w)
 
 # %% ../../nbs/4_paper/21_finetune.ipynb #99eb9a47
 class FeatureDataset(Dataset):
@@ -106,14 +111,17 @@ class FinetuneTask(ImageTask):
     def setup(self):
         c = self.cfg
         if not (c.encoder or c.model): raise ValueError('give encoder, a pre-trained run to start from, or model, a preset to train from scratch')
-        images,self.test,num_classes,names = load_labelled_splits(c.data, c.data_root, c.download, c.exif_transpose, c.label_fraction, c.seed)
+        images,self.test,num_classes,names = load_labelled_splits(
+            c.data, c.data_root, c.download, c.exif_transpose, c.label_fraction, c.seed, image_column=c.image_column, label_column=c.label_column)
         self.model = self.place(make_model(c, images, num_classes, names).set_trainable_blocks(c.trainable_blocks))
+        self.look_at_data(images)
         m = self.model.cfg
         self.set_steps(len(images))
         self.dataset = FinetuneDataset(images, m.img_size, c.seed, c.rand_augment, c.reprob, m.mean, m.std, (c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         if c.cache:
-            self.dataset = self.cached(images)
-            self.test = self.test and self.cached(self.test)
+            self.dataset = self.cached(images, self.skipped)
+            self.test = self.test and self.cached(self.test, self.test_skipped)
+            self.set_steps(len(self.dataset))
         self.eval_steps = 0 if self.test is None else c.eval_every*self.steps_per_epoch
         self.flops_per_image = 0. if c.cache else tune_flops(m, c.trainable_blocks)
         self.stats = [torch.tensor(v, device=self.dist.device) if v else None for v in (m.mean, m.std)]
@@ -121,14 +129,23 @@ class FinetuneTask(ImageTask):
         if c.mixup or c.cutmix: self.mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=m.num_classes)
         torch.manual_seed(np.random.SeedSequence((c.seed, self.dist.rank)).generate_state(1)[0].item())  # stochastic depth
 
-    def cached(self, images):
+    def look_at_data(self, images):
+        "Look at the test images before the first step, and note what the run is made from."
+        c = self.cfg
+        self.test_skipped = CorruptCounter(c.max_bad_images)
+        bad = [] if self.test is None else look_at((with_channels if c.in_chans else fit_channels)(self.test, self.model.cfg.in_chans), c.max_bad_images, c.num_workers)
+        self.set_data(images, self.test, [f'warning  test: {len(bad)} images cannot be read: {reasons(bad)}'] if bad else ())
+        if c.encoder: self.inputs['encoder'] = self.model.encoder_id
+
+    def cached(self, images, skipped):
         "Features of a whole set, computed once."
         c = self.cfg
-        how = dict(batch_size=256, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision)
+        how = dict(batch_size=256, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision, skipped=skipped)
         return FeatureDataset(*predict_all(pooled_features(self.model.eval()), images, self.model.cfg, self.dist.device, self.dist, **how), c.seed)
 
     def batches(self, start, log=print):
         self.batch_numbers = count(start*self.accum_iter)
+        self.test_skipped.log = log
         return super().batches(start, log)
 
     def loss(self, forward, batch):
@@ -150,8 +167,9 @@ class FinetuneTask(ImageTask):
         "Top-1 and top-5 accuracy in percent, and cross-entropy, on the test set."
         c = self.cfg
         if c.cache: found = self.evaluate_cached(model)
-        else: found = evaluate(model, self.test, self.dist, batch_size=c.batch_size, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision)
-        return dict(top1=round(found['top1'], 6), top5=round(found['top5'], 6), test_loss=round(found['loss'], 6))
+        else: found = evaluate(model, self.test, self.dist, batch_size=c.batch_size, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision, skipped=self.test_skipped)
+        more = dict(test_skipped=found['skipped']) if 'skipped' in found else {}
+        return dict(top1=round(found['top1'], 6), top5=round(found['top5'], 6), test_loss=round(found['loss'], 6), **more)
 
     @torch.no_grad()
     def evaluate_cached(self, model):
@@ -172,6 +190,7 @@ class FinetuneTask(ImageTask):
         return (f'model    {c.model or "ViT"} {m.embed_dim} x {m.depth}, {m.img_size[0]}x{m.img_size[1]} pixels; {trained/1e6:.3g} of {params/1e6:.3g} M parameters are trained\n'
                 f'start    {"; ".join([c.encoder or "from scratch", *getattr(self.model, "load_notes", ())])}\n'
                 f'data     {c.data}: {len(self.dataset)} images{as_features}{self.decoder_name()}, {m.num_classes} classes; {tested}\n'
+                f'{self.plan}\n'
                 f'{self.schedule_summary()}, {c.optimizer}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
 

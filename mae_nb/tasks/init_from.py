@@ -10,13 +10,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from ..core.files import read_json
 from ..data.datasets import channel_stats
-from ..data.images import EncodedImageDataset
 from ..model.config import MAEConfig, ViTConfig, mae_config, mae_configs
 from ..model.mae import MaskedAutoencoderViT
 from ..train.checkpoint import checkpoints, load_strict
 from ..weights.adapt import adapt, require, select_part
 from ..weights.formats import Weights, read_weights
 from ..weights.hub import resolve_weights
+from .base import image_channels
 from .config import PretrainConfig
 
 # %% ../../nbs/4_paper/19e_init_from.ipynb #1b33ded5
@@ -81,7 +81,7 @@ def init_config(
         s |= _fresh_decoder(s, cfg)
         w.notes.append(f'fresh decoder, {s["decoder_embed_dim"]} wide and {s["decoder_depth"]} deep')
     s['norm_pix_loss'] = _target(w, cfg)
-    channels = 3 if isinstance(dataset, EncodedImageDataset) else len(dataset[0][0])
+    channels = image_channels(cfg, dataset, s['in_chans'])
     if s['in_chans'] != channels:
         raise ValueError(f'{cfg.data} has images of {channels} channels, and {w.path} takes {s["in_chans"]}: give in_chans={channels} to adapt the weights')
     how = 'as given' if cfg.mean else 'of the weights' if s.get('mean') else 'measured on the images'

@@ -19,7 +19,7 @@ def sweep(
     log=print, # Called with lines of text
 )->dict[float,Path]: # Folder of each run, by its number of blocks
     "Sweep from the linear probe to full fine-tuning (Fig. 9); runs that are complete are not repeated."
-    shared = {k: getattr(partial, k) for k in ('encoder', 'encoder_ema', 'data', 'data_root', 'label_fraction', 'model', 'img_size', 'seed', 'device')}
+    shared = {k: getattr(partial, k) for k in ('encoder', 'encoder_ema', 'data', 'data_root', 'image_column', 'label_column', 'in_chans', 'label_fraction', 'model', 'img_size', 'seed', 'device')}
     runs = {}
     for b in blocks:
         cfg = replace(partial, trainable_blocks=b) if b else replace(probe, **shared)

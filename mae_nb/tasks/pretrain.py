@@ -12,13 +12,14 @@ from ..model.masking import block_scores, grid_scores, num_keep
 from ..model.config import MAEConfig, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
+from ..data.images import with_channels
 from ..data.augment import PretrainDataset
 from ..train.optim import adamw
 from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
-from .base import ImageTask
+from .base import ImageTask, image_channels
 from .config import PretrainConfig
 from .init_from import init_config, load_init, read_init, resumed_config
 
@@ -28,9 +29,9 @@ def model_config(
     dataset, # Training images
 )->MAEConfig: # Shapes from the preset and the images, normalisation as given or measured on the images
     "Settle the configuration of a model that starts from random weights."
+    in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
-    changes = dict(in_chans=len(mean), mean=mean, std=std, norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
-    if cfg.in_chans not in (None, len(mean)): raise ValueError(f'{cfg.data} has images of {len(mean)} channels, and in_chans={cfg.in_chans}')
+    changes = dict(in_chans=in_chans, mean=mean, std=std, norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
     for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
@@ -52,10 +53,12 @@ class PretrainTask(ImageTask):
     "Pre-train a masked autoencoder (paper, section 3)."
     def setup(self):
         c = self.cfg
-        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose)
+        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
         before = resumed_config(c)
         w = None if before else read_init(c)
         model_cfg = before or (init_config(c, images, w) if w else model_config(c, images))
+        with_channels(images, model_cfg.in_chans)
+        self.set_data(images)
         seed_all(c.seed)
         model = MaskedAutoencoderViT(model_cfg)
         self.start = load_init(model, w) if w else f'{c.init_from}, not read again: the run continues'
@@ -90,6 +93,7 @@ class PretrainTask(ImageTask):
         start = f'start    {self.start}\n' if c.init_from else ''
         return (f'{start}model    {c.model or "as init_from"}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
                 f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, mean {m.mean}, std {m.std}\n'
+                f'{self.plan}\n'
                 f'{self.schedule_summary()}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step; about {memory:.2g} GiB')
 

@@ -21,11 +21,12 @@ def _is_run(path):
     except (OSError, ValueError, TypeError): return False
 
 def _new_run(path, overwrite=False):
-    "Make the folder of a run; raise an error if it is not empty, unless it holds a run that is to be overwritten."
+    "Make the folder of a run; raise an error if it is not empty, unless it holds a run that is to be overwritten, or has no record yet."
     if path.exists() and not path.is_dir(): raise FileExistsError(f'{path} is a file: give another output_dir')
     clean_run(path)
     there = sorted(p.name for p in path.glob('*'))[:5]
-    if there and not overwrite:
+    begun = not _is_run(path) or any(p.stat().st_size for p in path.glob('[!.]*') if p.name not in ('config.json', 'inputs.json'))
+    if there and begun and not overwrite:
         raise FileExistsError(f"{path} already holds {there}: give another output_dir, resume='auto', or overwrite")
     if there and not _is_run(path):
         raise FileExistsError(f'{path} is no run of ours (it has no config.json of a run), so it is not overwritten')
@@ -59,8 +60,16 @@ def _check_same_config(cfg, task, before, folder=None, log=print):
     free = set(cfg.may_change)
     if cfg.epochs > before['epochs']: free.add('epochs')  # prolonged
     if folder or cfg.mean is None: free |= {'mean', 'std'}  # compared as part of the model
-    wrong = config_diff(_plain(cfg), before, free)
+    now = getattr(task, 'inputs', {})
+    was = _inputs(folder.parent.parent if folder else cfg.output_dir)
+    free |= now.keys() & was.keys()  # compared by content, not by the spelling of a path
+    wrong = config_diff(_plain(cfg), before, free) + config_diff(now, was, now.keys() ^ was.keys())
     if folder: wrong += config_diff(_plain(task.model.cfg), read_json(folder/'model.json'), ())
+def _inputs(run):
+    "What a run is made from, by content, as it was noted when it began; nothing for runs of earlier versions."
+    path = Path(run)/'inputs.json'
+    return read_json(path) if path.is_file() else {}
+
     if wrong: raise ValueError('\n  '.join([f'this is another configuration than that of {folder or cfg.output_dir}, '
                                             'so it cannot continue from there:', *wrong]))
 
@@ -109,4 +118,5 @@ def open_run(
         prune_checkpoints(run, cfg.keep_checkpoints)
     else: _check_same_config(cfg, task, read_json(run/'config.json'), log=log)
     save_json(asdict(cfg), run/'config.json')
+    if inputs := getattr(task, 'inputs', {}): save_json(inputs, run/'inputs.json')
     return run
