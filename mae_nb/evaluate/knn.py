@@ -62,7 +62,8 @@ def raw_pixels(
 def _nearest(new, bank_labels, sim, labels, k):
     "The `k` largest of similarities to a part of the bank, and of those found so far, with their labels; largest first."
     new,ids = new.topk(min(k, new.shape[1]), dim=1)
-    sim,labels = torch.cat([sim, new], 1),torch.cat([labels, bank_labels[ids]], 1)
+    labels = torch.cat([labels, bank_labels[ids]], 1)
+    sim = torch.cat([sim, new], 1)
     sim,ids = sim.topk(min(k, sim.shape[1]), dim=1)
     return sim, labels.gather(1, ids)
 
@@ -85,8 +86,8 @@ def knn_rank(
     parts = feats.split(chunk)
     nearest = [[x.new_empty(len(p), 0).to(device) for x in (p, bank_labels)] for p in parts]  # similarities, labels
     for b,l in zip(bank.split(bank_chunk), bank_labels.split(bank_chunk)):  # each is normalised once
-        b,l = unit(b),l.to(device)
-        for p,best in zip(parts, nearest): best[:] = _nearest(unit(p) @ b.T, l, *best, k)
+        b = unit(b)
+        for p,best in zip(parts, nearest): best[:] = _nearest(unit(p) @ b.T, l.to(device), *best, k)
     ranks = []
     for sim,labels in nearest:
         votes = torch.zeros(len(sim), classes).to(sim)
