@@ -25,7 +25,7 @@ from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pi
                                 worker_options)
 from .datasets import channel_stats, load_images
 from .inventory import data_id, data_plan, settle_channels
-from .shards import expand_shards, index_shard
+from .shards import expand_shards, index_shard, shard_notes
 from .loader import CorruptCounter
 
 # %% ../../nbs/7_engine/49_pack.ipynb #2097dc2a
@@ -77,7 +77,7 @@ def write_shard(
     skipped:CorruptCounter, # Counts what is left out
 )->None:
     "Write a shard and its index file `train-000000.tar.json`, each atomically."
-    index = dict(bytes=0, names=[], labels=[], offsets=[], sizes=[], sources=[], left_out=[],
+    index = dict(bytes=0, names=[], labels=[], offsets=[], sizes=[], sources=[], left_out=[], passed_over={}, numbered=0,
                  classes=list(dataset.classes) if dataset.classes else None)
     def fill(tmp):
         with tarfile.open(tmp, 'w', format=tarfile.USTAR_FORMAT) as tar:
@@ -160,10 +160,13 @@ def index_shards(
     found = sorted(map(str, Path(shards).glob('*.tar'))) if Path(shards).is_dir() else expand_shards(shards)
     if not found: raise FileNotFoundError(f'no shards {shards}')
     total = 0
+    lists = []
     for path in tqdm(found, unit='shard', disable=None):
         index = index_shard(path)
         save_json(dict(read_finished_shard(path) or {}, **index), Path(f'{path}.json'))
         total += len(index['names'])
+        lists.append(dict(passed_over=index['passed_over'], numbered=index['numbered']))
+    for note in shard_notes(lists): log(printable(f'note     {note}'))
     log(f'listed   {total} images in {len(found)} shards')
     return total
 
