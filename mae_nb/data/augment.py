@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
 from ..core.rng import sample_rng
-from .images import CorruptImage, EncodedImageDataset, decode, decode_pil
+from .images import CorruptImage, EncodedImageDataset, decode_pil
 
 # %% ../../nbs/3_training/13_augment.ipynb #3b3b9524
 def random_resized_crop_box(
@@ -112,6 +112,9 @@ class AugmentedDataset(Dataset):
         if image_backend not in ('fast', 'pil'): raise ValueError(f"image_backend must be 'fast' or 'pil', got {image_backend!r}")
         self.dataset,self.seed,self.scale,self.flip,self.kind,self.image_backend = dataset,seed,scale,flip,kind,image_backend
         self.size = tuple(size)
+        if getattr(dataset, 'value_range', None) is None: return
+        if image_backend == 'pil': raise ValueError('image_backend=pil reads 8 bits, and these images are arrays of numbers')
+        if kind == 'color_jitter' and dataset.channels not in (1, 3): raise ValueError(f'color_jitter is for 1 or 3 channels, and the images have {dataset.channels}')
     def __len__(self): return len(self.dataset)
     def __getitem__(self, key:tuple): # `(epoch, index)`
         return self.sample(key[1], sample_rng(self.seed, *key))
@@ -137,8 +140,10 @@ def load_image(
         img = dataset[index][0]
         return img if image_backend == 'fast' else tvf.to_pil_image(img)
     if isinstance(data, CorruptImage): raise data
-    how = decode_pil if image_backend == 'pil' else decode
-    return how(dataset.read(index) if data is None else data, dataset.name(index), dataset.exif_transpose, dataset.channels)
+    data = dataset.read(index) if data is None else data
+    if image_backend == 'fast': return dataset.decode(data, index)
+    if dataset.value_range is not None: raise ValueError('image_backend=pil reads 8 bits, and these images are arrays of numbers')
+    return decode_pil(data, dataset.name(index), dataset.exif_transpose, dataset.channels)
 
 # %% ../../nbs/3_training/13_augment.ipynb #398857b7
 class PretrainDataset(AugmentedDataset):

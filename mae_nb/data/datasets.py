@@ -198,7 +198,8 @@ def load_images(
 # %% ../../nbs/3_training/12_data.ipynb #1be5be92
 def _sums(dataset, i):
     "Per channel of an image: mean of its pixels in [0, 1], and mean of their squares."
-    x = dataset[int(i)][0].double()/255
+    x = dataset[int(i)][0]
+    x = x.double() if x.is_floating_point() else x.double()/255
     return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # workers copy an array; a tensor would take a file
 
 def channel_stats(
@@ -224,11 +225,11 @@ def channel_stats(
 
 # %% ../../nbs/3_training/12_data.ipynb #a680a45d
 def normalise(
-    imgs:Tensor, # uint8, `(B, C, H, W)` or `(C, H, W)`
+    imgs:Tensor, # `(B, C, H, W)` or `(C, H, W)`: uint8, or floating-point numbers that are scaled to [0, 1] already
     mean, std, # One number per channel each, or None
 )->Tensor: # float32
-    "Scale pixels to [0, 1], then subtract the mean and divide by the standard deviation, on the images' device."
-    x = imgs.float()/255
+    "Scale bytes to [0, 1], then subtract the mean and divide by the standard deviation, on the images' device."
+    x = imgs.float() if imgs.is_floating_point() else imgs.float()/255
     if mean is None: return x
     at = lambda v: torch.as_tensor(v, device=x.device)[:,None,None]
     return (x - at(mean))/at(std)

@@ -7,7 +7,7 @@ __all__ = ['load_plugins', 'image_endings', 'is_by_product', 'printable', 'split
            'folder_notes', 'inner_splits', 'NoSuchSplit', 'folders_in', 'enter_images', 'find_split']
 
 # %% ../../nbs/3_training/11d_folders.ipynb #82ffc670
-import os, re, sys, unicodedata
+import logging, os, re, sys, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +22,7 @@ _not_decoded = {'EPS', 'MPEG', 'HDF5', 'GRIB', 'BUFR', 'WMF'} # formats that Pil
 def load_plugins()->None:
     "Load all decoders of Pillow, and those of other packages where they are installed."
     Image.init()
+    logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)  # what it would print is in its errors
     for name in 'pillow_heif', 'pillow_avif', 'pillow_jxl':
         try: module = import_module(name)
         except (ImportError, OSError): continue
@@ -124,10 +125,11 @@ class FolderListing:
 def list_images(
     root, # Folder; images are looked for at any depth
     but=(), # Names of folders in it that are not looked into
+    known=None, # Endings of images; `image_endings()` if not given
 )->FolderListing:
     "List the images of a folder, each folder once, whatever links lead to it."
     root = os.path.join(root, '')[:-1] or os.sep
-    known = frozenset(image_endings())
+    known = frozenset(known or image_endings())
     found = FolderListing()
     real = os.path.realpath(root)
     seen = {os.path.join(real, b) for b in but}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CorruptImage', 'open_image', 'to_rgb', 'to_grey', 'needs_exif_transpose', 'decode_pil', 'torchcodec_decoder',
-           'decoder_names', 'decode', 'read_image', 'read_bytes', 'catch_corrupt', 'reasons', 'EncodedImageDataset',
-           'with_channels', 'FolderImages', 'worker_options']
+           'decoder_names', 'decode', 'kind_of_image', 'decode_numbers', 'decode_array', 'read_image', 'read_bytes',
+           'catch_corrupt', 'reasons', 'EncodedImageDataset', 'with_channels', 'FolderImages', 'worker_options']
 
 # %% ../../nbs/3_training/11_images.ipynb #5ba4cf42
 import io, multiprocessing, os, re, signal, warnings, numpy as np, torch
@@ -14,10 +14,11 @@ from copy import copy
 from functools import cache, partial
 from multiprocessing.util import Finalize
 from pathlib import Path
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
+from .arrays import ImageKind, image_kind, npy_magic, read_numbers, scale_values, tiff_magics
 from .folders import folder_notes, image_endings, inner_splits, list_images, load_plugins
 
 # %% ../../nbs/3_training/11_images.ipynb #9b8dbf65
@@ -104,6 +105,35 @@ def decode(
         why = re.sub(r'.*\.cpp:\d+, ', '', str(e).split('\n')[0])  # without the location in torchcodec's source
         raise CorruptImage(f'cannot read {name} as an image: {why}') from e
 
+# %% ../../nbs/3_training/11_images.ipynb #89f54bf5
+def _opened(data, name):
+    "An image as Pillow opens it; None for arrays, and TIFFs of kinds that Pillow doesn't know."
+    if data.startswith(npy_magic): return None
+    try: return open_image(data, name)
+    except CorruptImage as e:
+        if data.startswith(tiff_magics) and isinstance(e.__cause__, UnidentifiedImageError): return None
+        raise
+
+def _named(f, data, name, *args):
+    "What `f` finds in the content of a file; errors name it."
+    try: return f(data, _opened(data, name), *args)
+    except ImportError as e: raise ValueError(f"{name} is a TIFF of another kind than Pillow reads, and needs an extra: pip install 'mae_nb[arrays]' ({e})") from e
+    except CorruptImage: raise
+    except Exception as e:  # decoders raise exceptions of many types
+        raise CorruptImage(f'cannot read {name} as an image: {e}') from e
+
+def kind_of_image(data:bytes, name='image', channels:int=None)->ImageKind: # Content of a file; for the error; number of channels that is asked for
+    "Tell the bands and bits of an image file; raise `CorruptImage` naming it."
+    return _named(image_kind, data, name, channels)
+
+def decode_numbers(data:bytes, name='image', channels:int=1)->np.ndarray: # Content of a file; for the error; wanted channels
+    "Read the numbers of an image of any kind as `read_numbers` does; raise `CorruptImage` naming it."
+    return _named(read_numbers, data, name, channels)
+
+def decode_array(data:bytes, name, channels:int, value_range:tuple)->Tensor: # As before; numbers that become 0 and 1
+    "Decode an image of any kind to float32, `(channels, H, W)`; raise `CorruptImage` naming it."
+    return _named(lambda *args: scale_values(read_numbers(*args), value_range), data, name, channels)
+
 # %% ../../nbs/3_training/11_images.ipynb #54b343de
 def read_image(path, exif_transpose:bool=False)->Tensor: # An image file; apply its EXIF orientation? uint8, `(3, H, W)`
     "Decode an image file to RGB; raise `CorruptImage` naming the file when it cannot be."
@@ -135,7 +165,8 @@ class EncodedImageDataset(Dataset):
     "Encoded images, decoded on access. Subclasses implement `read` and `name`."
     classes = None # Class names, where there are classes
     exif_transpose = False # Apply the EXIF orientation?
-    channels = 3 # Or 1: all images are read as grey
+    channels = 3 # Or 1: all images are read as grey; or the bands of arrays
+    value_range = None # Numbers that become 0 and 1, where images are read as arrays of float32; else they are photographs of uint8
     settled = False # Was that chosen?
     notes = () # Lines on what was passed over
 
@@ -145,15 +176,19 @@ class EncodedImageDataset(Dataset):
         "Bytes of several, or the `CorruptImage` raised when reading one: remote sources can fetch them together."
         return [catch_corrupt(self.read, i) for i in ids]
     def __len__(self): return len(self.labels)
-    def __getitem__(self, i): return decode(self.read(i), self.name(i), self.exif_transpose, self.channels), int(self.labels[i])
+    def __getitem__(self, i): return self.decode(self.read(i), i), int(self.labels[i])
+    def decode(self, data, i): # Its bytes, and its index
+        "Decode an image as it was settled: see `with_channels`."
+        if self.value_range is None: return decode(data, self.name(i), self.exif_transpose, self.channels)
+        return decode_array(data, self.name(i), self.channels, self.value_range)
 
-def with_channels(dataset, channels:int): # Any data set; 1 or 3
-    "Have stored images read as grey or in colour, whatever they are; images in memory stay as they are."
+def with_channels(dataset, channels:int, value_range=None): # Any data set; 1 or 3, or bands; numbers of arrays that become 0 and 1
+    "Have stored images read as grey or in colour, whatever they are, or as arrays; images in memory stay as they are."
     if not isinstance(dataset, EncodedImageDataset): return dataset
-    if channels not in (1, 3): raise ValueError(f'image files are read with 1 or 3 channels, and {channels} are wanted')
-    dataset.channels = channels
+    if value_range is None and channels not in (1, 3): raise ValueError(f'image files are read with 1 or 3 channels, and {channels} are wanted')
+    dataset.channels,dataset.value_range = channels,value_range
     dataset.settled = True
-    with_channels(getattr(dataset, 'dataset', None), channels)  # of which it is a part
+    with_channels(getattr(dataset, 'dataset', None), channels, value_range)  # of which it is a part
     return dataset
 
 # %% ../../nbs/3_training/11_images.ipynb #acd18063
@@ -168,6 +203,7 @@ class FolderImages(EncodedImageDataset):
         self.exif_transpose = exif_transpose
         if not self.path.is_dir(): raise FileNotFoundError(f'no folder {path}')
         found = list_images(self.path, but)
+        if not found.files and found.endings['.npy']: found = list_images(self.path, but, ('.npy',))
         self.notes = folder_notes(found, self.path)
         self.splits_inside = inner_splits(found)
         for n in self.notes:

@@ -6,11 +6,13 @@
 __all__ = ['data_id', 'choose_columns', 'column_labels', 'settle_channels', 'fit_channels', 'look_at', 'data_plan']
 
 # %% ../../nbs/3_training/12a_inventory.ipynb #5a409672
-import hashlib, os, re
+import hashlib, os, re, warnings
 from functools import partial
 import numpy as np, torch
 from torch.utils.data import DataLoader, Dataset
-from .images import CorruptImage, EncodedImageDataset, catch_corrupt, open_image, reasons, with_channels, worker_options
+from .arrays import measure_range
+from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_numbers, kind_of_image, reasons,
+                                with_channels, worker_options)
 
 # %% ../../nbs/3_training/12a_inventory.ipynb #e9b55052
 def data_id(
@@ -67,34 +69,64 @@ def _spread(n, most):
     "Numbers of some of n images, evenly spaced."
     return np.linspace(0, n - 1, min(most, n)).astype(int)
 
+def _settle_arrays(dataset, kinds, asked, value_range, most=64):
+    "Have images read as arrays; measure their range, which a given one goes before. Return the number of channels."
+    bands = sorted({k.bands for k in kinds})
+    if len(bands) > 1 and not asked: raise ValueError(f'the images have different numbers of bands: {", ".join(map(str, bands))}')
+    channels = asked or bands[0]
+    if channels not in bands and (bands, channels) != ([1], 3) and any(k.deep for k in kinds):
+        raise ValueError(f'the images have {bands[0]} band{"s" if bands[0] > 1 else ""} of {kinds[0].dtype}, and {channels} channels are wanted')
+    bad = []
+    def numbers():
+        for i in _spread(len(dataset), most):
+            found = catch_corrupt(lambda i: decode_numbers(dataset.read(i), dataset.name(i), channels), int(i))
+            if isinstance(found, CorruptImage): bad.append(found)
+            else: yield found
+    try: value_range,notes = measure_range(numbers(), kinds[0], value_range)
+    except ValueError as e: raise ValueError(f'the range of the images cannot be measured: {reasons(bad) or e}') from e
+    dataset.notes = [*dataset.notes, *notes]
+    return with_channels(dataset, channels, value_range).channels
+
 def settle_channels(
     dataset:Dataset, # From `load_images`; stored images are then read with so many channels, and its `notes` tell why
-    asked:int=None, # 1 or 3; what the images have, if not given
+    asked:int=None, # 1 or 3, or all bands; what the images have, if not given
     most:int=256, # Images whose heads are looked at, evenly spaced
+    value_range:tuple=None, # Numbers of arrays that become 0 and 1; measured if not given
 )->int: # Number of channels
-    "Settle whether stored images are read as grey or in colour; raise `ValueError` for what they can't be."
+    "Settle whether stored images are read as grey, in colour, or as arrays, if all hold more than photographs do; raise `ValueError` for what they can't be."
     if not isinstance(dataset, EncodedImageDataset):
         there = len(dataset[0][0])
         if asked not in (None, there): raise ValueError(f'the images have {there} channels, and in_chans={asked}')
+        if value_range: raise ValueError(f'value_range={value_range} is for images in files, and these are in memory')
         return there
+    head = lambda i: kind_of_image(dataset.read(i), dataset.name(i), asked)
+    kinds = [k for i in _spread(len(dataset), most) if not isinstance(k := catch_corrupt(head, int(i)), CorruptImage)]
+    deep = sum(k.deep for k in kinds)
+    if kinds and (value_range or deep == len(kinds)): return _settle_arrays(dataset, kinds, asked, value_range)
+    if deep: dataset.notes = [*dataset.notes, f'warning: {deep} of {len(kinds)} images looked at have more than 8 bits or other bands: '
+                              'like the others they are read with 8 bits, by the range of their files (value_range: all as arrays)']
     if asked: return with_channels(dataset, asked).channels
-    head = lambda i: open_image(dataset.read(i), dataset.name(i)).mode
-    modes = [m for i in _spread(len(dataset), most) if not isinstance(m := catch_corrupt(head, int(i)), CorruptImage)]
-    grey = sum(m in ('1', 'L', 'LA') or m.startswith('I') for m in modes)
-    if 0 < grey == len(modes): note = f'all of {grey} images looked at are grey: read with one channel (in_chans 3: in colour)'
-    else: note = f'{grey} of {len(modes)} images looked at are grey: read in colour, like the others (in_chans 1: all as grey)'
-    if 2*grey > len(modes): dataset.notes = [*dataset.notes, note]
-    return with_channels(dataset, 1 if 0 < grey == len(modes) else 3).channels
+    grey = sum(k.bands == 1 for k in kinds)
+    if 0 < grey == len(kinds): note = f'all of {grey} images looked at are grey: read with one channel (in_chans 3: in colour)'
+    else: note = f'{grey} of {len(kinds)} images looked at are grey: read in colour, like the others (in_chans 1: all as grey)'
+    if 2*grey > len(kinds): dataset.notes = [*dataset.notes, note]
+    return with_channels(dataset, 1 if 0 < grey == len(kinds) else 3).channels
 
 def fit_channels(
     dataset:Dataset, # From `load_images`
     channels:int, # Channels that a model takes
+    value_range:tuple=None, # Numbers that become 0 and 1 for it
 )->Dataset: # The same
-    "Have images read as a model takes them; raise `ValueError` for a grey model and images in colour, unless that was asked for."
-    stored = isinstance(dataset, EncodedImageDataset)
-    if stored and channels == 1 and not dataset.settled and settle_channels(dataset) != 1:
-        raise ValueError('the images are in colour, of 3 channels, and the model takes 1')
-    return with_channels(dataset, channels)
+    "Have images read as a model takes them; raise `ValueError` for a grey model and images in colour, unless that was asked for, and for other bands."
+    if not isinstance(dataset, EncodedImageDataset): return dataset
+    if dataset.settled: return with_channels(dataset, channels, value_range or dataset.value_range)
+    before = len(dataset.notes)
+    there = settle_channels(dataset, channels if value_range else None, value_range=value_range)
+    if (there, channels) != (1, 3) and there != channels and (channels == 1 or dataset.value_range):
+        raise ValueError(f'the images are {"in colour, " if there == 3 else ""}of {there} channels, and the model takes {channels}')
+    told = [n for n in dataset.notes[before:] if n.startswith('warning: ') or dataset.value_range and not value_range]
+    if told: warnings.warn('; '.join(n.removeprefix('warning: ') for n in told))
+    return with_channels(dataset, channels, dataset.value_range)
 
 # %% ../../nbs/3_training/12a_inventory.ipynb #134b3165
 def _try(dataset, i):

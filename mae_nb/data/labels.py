@@ -31,16 +31,18 @@ class FinetuneDataset(AugmentedDataset):
         self.mean,self.std = mean,std
         self.change,self.erase = None,None
         if policy and len(mean) not in (1, 3): raise ValueError(f'RandAugment needs images of 1 or 3 channels, got {len(mean)}')
+        if policy and getattr(dataset, 'value_range', None): raise ValueError(f'RandAugment is for images of 8 bits: leave rand_augment={policy} out')
         if policy: self.change = rand_augment(policy, size, mean)
         if reprob:
             from timm.data.random_erasing import RandomErasing
             self.erase = RandomErasing(reprob, mode='pixel', device='cpu')
 
     def sample(self, index, generator, data=None)->tuple: # Image `(C, *size)`, and its class
-        "Load and augment as in `random_crop`; the image is uint8, or normalised float32 where erasing is on."
+        "Load and augment as in `random_crop`; the image is uint8, or normalised float32 where erasing is on, and for arrays."
         img = self.random_crop(index, generator, data)
         if self.change or self.erase:
             with fork_rng(generator): img = self.rand_augment_and_erase(img)
+        elif isinstance(img, Tensor) and img.is_floating_point(): img = normalise(img, self.mean, self.std)
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
 
     def rand_augment_and_erase(self, img): # uint8 `(C, H, W)`, or a Pillow image
@@ -58,6 +60,7 @@ class _Some(Dataset):
         self.labels = dataset.labels[ids]
         self.exif_transpose = getattr(dataset, 'exif_transpose', False)
         self.channels = getattr(dataset, 'channels', None)
+        self.value_range = getattr(dataset, 'value_range', None)
         self.settled = getattr(dataset, 'settled', False)
         self.notes = getattr(dataset, 'notes', ())
     def __len__(self): return len(self.ids)

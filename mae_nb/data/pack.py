@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..core.config import config_diff
 from ..core.rng import sample_rng
 from ..core.files import atomic_write, run_lock, save_json
+from .arrays import tiff_magics
 from .config import DatasetConfig, PackConfig
 from .folders import image_endings, printable
 from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose, open_image,
@@ -61,6 +62,9 @@ def _sample(dataset, cfg, i):
     "Bytes of an image as they go into a shard, and its file extension, by its content, as WebDataset expects it."
     name = dataset.name(i)
     data = dataset.read(i)
+    if dataset.value_range is not None and data.startswith(tiff_magics):
+        dataset.decode(data, i)
+        return data, 'tif'
     decode_pil(data, name)  # all of it can be read
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
@@ -120,6 +124,11 @@ def _claim(out, name, config):
     save_json(config, begun)
 
 # %% ../../nbs/7_engine/49_pack.ipynb #c4fd19c4
+def _check_arrays(dataset, cfg):
+    "Raise `ValueError` for what can't be kept in shards."
+    if cfg.short_side: raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: leave it out')
+    if dataset.name(0).endswith('.npy'): raise ValueError(f'{cfg.data} holds .npy, which is not read from shards: convert it to TIFF')
+
 def pack(
     cfg:PackConfig, # What to pack
     log=print, # Called with each line of output
@@ -128,6 +137,8 @@ def pack(
     dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
+    settle_channels(dataset)
+    if dataset.value_range is not None: _check_arrays(dataset, cfg)
     for note in dataset.notes: log(printable(f'note     {note}'))
     out = Path(cfg.output_dir)
     n = cfg.shard_images
@@ -177,6 +188,9 @@ def _look(dataset, i):
         C,H,W = dataset[i][0].shape
         return dict(format='pixels', mode=f'{C} channels', height=H, width=W, bytes=C*H*W, turned=False)
     data = dataset.read(i)
+    if dataset.value_range is not None:
+        C,H,W = dataset.decode(data, i).shape
+        return dict(format='numbers', mode=f'{C} channels', height=H, width=W, bytes=len(data), turned=False)
     im = open_image(data, dataset.name(i))
     decode_pil(data, dataset.name(i))
     return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data), turned=needs_exif_transpose(im))
@@ -209,6 +223,7 @@ def _span(counts):
 def print_check(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Check a data set and print the result; raise `ValueError` if images are corrupt."
     dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    settle_channels(dataset)
     for line in data_plan(dataset): log(printable(line))
     found = check(dataset, cfg.num_workers)
     for why in found['corrupt']: log(printable(f'corrupt  {why}'))
@@ -220,4 +235,5 @@ def print_stats(cfg:DatasetConfig, log=print): # What to read; called with each 
     dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
     settle_channels(dataset)
     mean,std = channel_stats(dataset, None, cfg.num_workers)
-    log(f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}')
+    told = '{:g},{:g}'.format(*dataset.value_range) if getattr(dataset, 'value_range', None) else ''
+    log(f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}' + (f' --value_range={told}' if told else ''))

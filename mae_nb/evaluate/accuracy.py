@@ -54,10 +54,10 @@ def predict_batches(
 ):  # Yields float32 rows and labels, on the CPU
     "Run a function over this process's shard of a data set, each image once; all processes make equally many calls."
     skipped = skipped or CorruptCounter()
-    view = eval_view(fit_channels(dataset, cfg.in_chans), cfg.img_size, crop_pct, image_backend)
+    view = eval_view(fit_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, crop_pct, image_backend)
     turns = math.ceil(math.ceil(len(view)/world.size)/batch_size)
     stats = [torch.tensor(v, device=device) if v else None for v in (cfg.mean, cfg.std)]
-    blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=torch.uint8)
+    blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=torch.float32 if getattr(dataset, 'value_range', None) else torch.uint8)
     batches = iter(shard_loader(_OrBlank(view, blank[0]), batch_size, num_workers, world.rank, world.size))
     for _ in tqdm(range(turns), 'evaluating', leave=False, disable=None if world.first and turns > 20 else True):
         imgs,labels,ids,why = next(batches, (blank, None, (), ()))

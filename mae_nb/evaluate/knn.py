@@ -19,6 +19,7 @@ from ..core.files import read_json, read_tensors, save_json, save_tensors
 from ..core.device import resolve_precision
 from ..model.kernels import use_fast_kernels
 from ..data.augment import EvalDataset
+from ..data.datasets import normalise
 from ..data.images import CorruptImage, catch_corrupt
 from ..data.loader import CorruptCounter
 from ..data.labels import load_labelled_splits
@@ -56,7 +57,7 @@ def raw_pixels(
         good = [x for i in range(len(view)) if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage)]
         if not good: raise
         imgs,labels = zip(*DataLoader(good, 256))
-    return torch.cat(imgs).flatten(1).float()/255, torch.cat(labels)
+    return normalise(torch.cat(imgs), None, None).flatten(1), torch.cat(labels)
 
 # %% ../../nbs/4_paper/24_knn.ipynb #59e618aa
 def _nearest(new, bank_labels, sim, labels, k):

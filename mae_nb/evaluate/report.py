@@ -40,7 +40,7 @@ def reconstruction_picture(
     "Show reconstructions of test images by a run's model."
     job = read_json(Path(run)/'config.json')
     model = from_pretrained(run, 'autoencoder')
-    view = EvalDataset(with_channels(_test_images(job), model.cfg.in_chans), model.cfg.img_size)
+    view = EvalDataset(with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range), model.cfg.img_size)
     picks = torch.linspace(0, len(view) - 1, min(n, len(view))).long().tolist()
     shown = [x[0] for i in picks if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage)]
     imgs = normalise(torch.stack(shown), model.cfg.mean, model.cfg.std)
@@ -66,7 +66,7 @@ def probe_run(
     job = read_json(Path(run)/'config.json')
     device = resolve_device(cfg.device)
     trained = from_pretrained(run, 'autoencoder', device)
-    sets = {split: with_channels(_images(job, split), trained.cfg.in_chans) for split in ('train', 'test')}
+    sets = {split: with_channels(_images(job, split), trained.cfg.in_chans, trained.cfg.value_range) for split in ('train', 'test')}
     if any((s.labels < 0).any() for s in sets.values()):
         raise ValueError(f"{job['data']} has no labels, so its features cannot be evaluated")
     sets = [_at_most(s, cfg.max_images, job['seed'], split, log) for split,s in sets.items()]

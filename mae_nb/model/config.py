@@ -9,7 +9,7 @@ __all__ = ['vit_sizes', 'mae_configs', 'imagenet_mean', 'imagenet_std', 'grid_si
 # %% ../../nbs/2_model/00e_model_config.ipynb #e39f27dc
 from dataclasses import dataclass, fields, replace
 from typing import Literal
-from ..core.config import check_fields, unknown_name
+from ..core.config import check_fields, check_range, unknown_name
 
 def grid_size(
     img_size, # Image side, or `(H, W)`, in pixels
@@ -34,6 +34,7 @@ class ViTConfig:
     mlp_ratio:float = 4. # Hidden width of an MLP, in widths
     mean:tuple = None # Per-channel mean used to normalise the images, if known
     std:tuple = None # Per-channel standard deviation used to normalise the images, if known
+    value_range:tuple = None # Numbers of image files that become 0 and 1, for those that are no photographs; bytes, 0 to 255, if None
 
     def __post_init__(self):
         side = self.img_size
@@ -45,6 +46,7 @@ class ViTConfig:
         _check_width(self)
         if self.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {self.mlp_ratio}')
         _check_stats(self)
+        check_range(self, 'value_range')
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #205efaa5
 def _check_width(c, part=''):

@@ -37,9 +37,11 @@ def model_inputs(
     imgs = (imgs[None] if imgs.ndim == 3 else imgs).to(model.pos_embed.device)
     if imgs.ndim != 4 or imgs.shape[1] != cfg.in_chans:
         raise ValueError(f'imgs must be (B, C, H, W) of {cfg.in_chans} channels, got shape {tuple(imgs.shape)}')
+    if imgs.dtype == torch.uint8 and cfg.value_range:
+        raise ValueError(f'this model takes images scaled by value_range={cfg.value_range}, and bytes are not: give normalise(decode_array(...), mean, std)')
     if imgs.dtype == torch.uint8: return normalise(imgs, cfg.mean, cfg.std)
     imgs = imgs.float()
-    if len(imgs) and (most := denormalise(imgs, cfg.mean, cfg.std).abs().max()) > 5:
+    if not cfg.value_range and len(imgs) and (most := denormalise(imgs, cfg.mean, cfg.std).abs().max()) > 5:
         raise ValueError(f'imgs are not normalised: pixels would be up to {most:.0f} instead of 1. Give them as uint8, '
                          'or normalise(imgs, mean, std) of mae_nb.data.datasets')
     return imgs

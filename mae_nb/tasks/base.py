@@ -23,12 +23,14 @@ def image_channels(
     cfg, # Configuration, a `RunConfig`
     dataset:Dataset, # Its images; None for a model alone, which takes as many channels as `mean` has
     known:int=None, # Channels that an encoder takes
+    value_range:tuple=None, # Numbers that become 0 and 1 for it
 )->int: # Channels of the images, as they are read from now on
     "Settle the channels of the images; raise `ValueError` if mean and deviation are for other ones."
     given = len(cfg.mean or ())
     if dataset is None: return given
     stored = isinstance(dataset, EncodedImageDataset)
-    n = settle_channels(dataset, cfg.in_chans or (3 if stored and 3 in (known, given) else None))
+    asked = cfg.in_chans or (3 if stored and 3 in (known, given) else None)
+    n = settle_channels(dataset, asked, value_range=cfg.value_range or (value_range if stored else None))
     if given in (0, n): return n
     advice = '; in_chans=1 reads all as grey' if stored and n == 3 else ''
     raise ValueError(f'{cfg.data} has images of {n} channels, and mean and std have {given} numbers{advice}')
@@ -103,6 +105,7 @@ class ImageTask:
     def decoder_name(self):
         "Which library decodes the images; empty for images in memory."
         if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImageDataset): return ''
+        if self.dataset.dataset.value_range is not None: return ', read as numbers'
         return f', decoded by {decoder_names() if self.cfg.image_backend == "fast" else "Pillow"}'
 
     def schedule_summary(self):

@@ -10,7 +10,7 @@ __all__ = ['resumable_fields', 'default_model', 'linprobe_defaults', 'partial_de
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
-from ..core.config import check_fields, to_text
+from ..core.config import check_fields, check_range, to_text
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
 resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
@@ -29,9 +29,10 @@ class RunConfig:
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
     img_size:tuple[int,int]|None = None # image side or HxW, in pixels; the model's own if not given
-    in_chans:int|None = None # channels to read image files with: 1 (grey) or 3; those of the weights it starts from, which are adapted to it, or of the images, if not given
+    in_chans:int|None = None # channels to read image files with: 1 (grey), 3, or all bands of TIFF and .npy; those of the weights it starts from, which are adapted to it, or of the images, if not given
     mean:tuple[float,...]|None = None # per-channel mean of pixels in [0, 1]; the encoder's, or measured, if not given
     std:tuple[float,...]|None = None # per-channel standard deviation, likewise
+    value_range:tuple[float,float]|None = None # numbers of 12- and 16-bit, float and many-band images that become 0 and 1; the encoder's, or measured, if not given
     epochs:int = 30 # training epochs
     max_steps:int|None = None # maximum number of optimiser steps
     batch_size:int = 128 # images per process and forward pass
@@ -66,6 +67,7 @@ class RunConfig:
     def __post_init__(self):
         _to_json_types(self)
         check_fields(self, self._at_least())
+        check_range(self, 'value_range')
         if not 0 < self.crop_scale_min <= 1: raise ValueError(f'crop_scale_min must be in (0, 1], got {self.crop_scale_min}')
         if self.ema_decay is not None and not self.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {self.ema_decay}')
         if self.clip_grad == 0: raise ValueError('clip_grad must be above 0: leave it out, and nothing is clipped')

@@ -75,7 +75,8 @@ def make_model(
     shapes |= dict(num_classes=num_classes, classes=classes, pool=cfg.pool, drop_path=cfg.drop_path, batch_norm=cfg.batch_norm)
     if cfg.img_size: shapes['img_size'] = cfg.img_size
     if cfg.mean: shapes |= dict(mean=cfg.mean, std=cfg.std)
-    channels = image_channels(cfg, dataset, shapes.get('in_chans'))
+    channels = image_channels(cfg, dataset, shapes.get('in_chans'), shapes.get('value_range'))
+    shapes['value_range'] = getattr(dataset, 'value_range', None)
     if not shapes.get('mean'): shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
     if not cfg.encoder: shapes['in_chans'] = channels
     if w and cfg.model: w.shapes.setdefault('num_heads', shapes['num_heads'])  # a bare file does not store them, a preset does
@@ -133,7 +134,7 @@ class FinetuneTask(ImageTask):
         "Look at the test images before the first step, and note what the run is made from."
         c = self.cfg
         self.test_skipped = CorruptCounter(c.max_bad_images)
-        bad = [] if self.test is None else look_at((with_channels if c.in_chans else fit_channels)(self.test, self.model.cfg.in_chans), c.max_bad_images, c.num_workers)
+        bad = [] if self.test is None else look_at((with_channels if c.in_chans else fit_channels)(self.test, self.model.cfg.in_chans, self.model.cfg.value_range), c.max_bad_images, c.num_workers)
         self.set_data(images, self.test, [f'warning  test: {len(bad)} images cannot be read: {reasons(bad)}'] if bad else ())
         if c.encoder: self.inputs['encoder'] = self.model.encoder_id
 

@@ -81,7 +81,8 @@ def init_config(
         s |= _fresh_decoder(s, cfg)
         w.notes.append(f'fresh decoder, {s["decoder_embed_dim"]} wide and {s["decoder_depth"]} deep')
     s['norm_pix_loss'] = _target(w, cfg)
-    channels = image_channels(cfg, dataset, s['in_chans'])
+    channels = image_channels(cfg, dataset, s['in_chans'], s.get('value_range'))
+    s['value_range'] = getattr(dataset, 'value_range', None)
     if s['in_chans'] != channels:
         raise ValueError(f'{cfg.data} has images of {channels} channels, and {w.path} takes {s["in_chans"]}: give in_chans={channels} to adapt the weights')
     how = 'as given' if cfg.mean else 'of the weights' if s.get('mean') else 'measured on the images'

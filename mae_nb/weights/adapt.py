@@ -109,7 +109,7 @@ def adapt(
     new = grid_size(s['img_size'], s['patch_size'])
     if (s['patch_size'], s['in_chans']) != (p, C):
         _adapt_kernels(state, (p, s['patch_size']), (C, s['in_chans']), notes)
-    if s['in_chans'] != C: s |= dict(mean=None, std=None)
+    if s['in_chans'] != C: s |= dict(mean=None, std=None, value_range=None)
     if new != old:
         for k in ('pos_embed', 'decoder_pos_embed'):
             if k in state: state[k] = resample_positions(state[k], old, new)

@@ -32,10 +32,12 @@ def hf_config(
 
 def hf_processor(s:dict)->dict: # `preprocessor_config.json`
     "Describe a `MAEConfig`'s images to transformers: resized to the side, normalised as in training."
-    stats = {f'image_{k}': list(s[k]) for k in ('mean', 'std') if s.get('mean')}
+    low,high = s.get('value_range') or (0, 255)
+    unit = 1/(high - low)  # it can't subtract, so the mean is that of values from 0 on
+    stats = dict(image_mean=[m + low*unit for m in s['mean']], image_std=list(s['std'])) if s.get('mean') else {}
     size = dict(zip(('height', 'width'), s['img_size']))
     return dict(image_processor_type='ViTImageProcessor', do_resize=True, size=size, resample=3,
-                do_rescale=True, rescale_factor=1/255, do_normalize=bool(stats), **stats)
+                do_rescale=True, rescale_factor=unit, do_normalize=bool(stats), **stats)
 
 # %% ../../nbs/4_paper/29_publish.ipynb #2e7d1c47
 def timm_config(s:dict)->dict: # `config.json` of a timm model
