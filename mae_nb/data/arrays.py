@@ -47,11 +47,11 @@ def _tiff_series(data):
     return series, *(bands or [None]), getattr(series.keyframe.tags.get(42113), 'value', None)
 
 def _by_tifffile(data, im, channels):
-    "Is this a TIFF that Pillow can't read, or not in full? The latter only if tifffile is there to do better."
+    "Is this a TIFF that Pillow can't read, or not in full? Colours of 16 bits become 8 where tifffile is missing."
     if not data.startswith(tiff_magics): return False
     if im is None or channels not in (None, 1, 3): return True
-    grey = im.mode[0] in 'IF'
-    return (grey and im.n_frames > 1 or not grey and max(np.atleast_1d(im.tag_v2.get(258, 8))) > 8) and bool(find_spec('tifffile'))
+    if im.mode[0] in 'IF': return im.n_frames > 1 or im.tag_v2.get(277, 1) > 1  # pages or bands, of which Pillow would take the first
+    return max(np.atleast_1d(im.tag_v2.get(258, 8))) > 8 and bool(find_spec('tifffile'))
 
 def image_kind(
     data:bytes, # Content of a file

@@ -151,11 +151,10 @@ def show_reconstruction(
 )->plt.Figure: # One row per image
     "Show image / masked / reconstruction / pasted."
     r = reconstruct(model, imgs, mask_ratio, scores, stats)
-    bands = ''
-    if model.cfg.value_range or has_bands(r.image):
+    bands = '\nbands 1, 2, 3' if has_bands(r.image) else ''
+    if model.cfg.value_range or bands:
         shown = [stretch(x[:,:3], r.image[:,:3]) for x in (r.image, r.reconstruction, r.pasted)]
         r = Reconstruction(shown[0], grey_out(shown[0], r.mask, model.patch_size), *shown[1:], r.mask)
-        bands = '\nbands 1, 2, 3' if model.cfg.in_chans > 3 else ''
     note = f'\n({stats} statistics)' if model.cfg.norm_pix_loss else ''
     titles = ['image' + bands, f'masked {r.mask.mean():.0%}', 'reconstruction' + note, 'pasted' + note]
     return show_images([x[i] for i in range(len(r.image)) for x in r[:4]], titles, ncols=4)
