@@ -124,10 +124,13 @@ def _claim(out, name, config):
     save_json(config, begun)
 
 # %% ../../nbs/7_engine/49_pack.ipynb #c4fd19c4
-def _check_arrays(dataset, cfg):
-    "Raise `ValueError` for what can't be kept in shards."
+def _settled_notes(dataset, cfg):
+    "Find out whether images are photographs, and return what is to be told of them; raise `ValueError` for arrays that can't be kept in shards."
+    settle_channels(dataset)
+    if dataset.value_range is None: return dataset.notes
     if cfg.short_side: raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: leave it out')
     if dataset.name(0).endswith('.npy'): raise ValueError(f'{cfg.data} holds .npy, which is not read from shards: convert it to TIFF')
+    return dataset.notes
 
 def pack(
     cfg:PackConfig, # What to pack
@@ -137,9 +140,7 @@ def pack(
     dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
-    settle_channels(dataset)
-    if dataset.value_range is not None: _check_arrays(dataset, cfg)
-    for note in dataset.notes: log(printable(f'note     {note}'))
+    for note in _settled_notes(dataset, cfg): log(printable(f'note     {note}'))
     out = Path(cfg.output_dir)
     n = cfg.shard_images
     name = 'train' if cfg.split == 'train' else 'val'

@@ -34,7 +34,8 @@ def choose_images(
     path, # The shard, for the error
 )->tuple[set,int]: # Names of the images to take, and how many of them are samples of their own by a number
     "Choose one image of each sample; raise `ValueError` naming the members where that is in doubt."
-    chosen,numbered = set(),0
+    chosen = set()
+    numbered = 0
     for group in _by_key(names, path).values():
         samples = _by_key(group, path, numbers=len(group) > 1).values()
         if len(samples) > 1: numbered += len(samples)
