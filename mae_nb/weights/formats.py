@@ -16,7 +16,7 @@ from ..core.config import unknown_name
 from ..core.files import read_json
 from ..model.config import ClassifierConfig, MAEConfig, grid_size, imagenet_mean, imagenet_std
 from ..model.positions import sincos_2d
-from .files import read_file
+from .files import read_noted
 
 # %% ../../nbs/2_model/09_weights.ipynb #6f532538
 _outside = {  # Hugging Face's names outside the blocks, and the official ones
@@ -203,7 +203,7 @@ def read_weights(
     allowed = {f.name for c in (MAEConfig, ClassifierConfig) for f in fields(c)}
     for k in known.keys() - allowed: raise unknown_name('field', k, allowed)
     if use_ema and path.is_file(): raise ValueError(f'{path} is a file: only run folders have EMA weights')
-    state,told,notes = read_file(_weights_file(path, use_ema))
+    state,told,notes = read_noted(_weights_file(path, use_ema))
     layout,said = _read_config(path) if path.is_dir() else ('official', {})
     if any(_official_name(k) and 'embeddings' in k for k in state):
         layout = 'hf'
