@@ -17,6 +17,7 @@ from ..core.dist import DistInfo, init_distributed, on_rank0
 from ..core.files import read_json, save_json
 from ..data.images import FolderImages
 from ..data.datasets import load_images
+from ..model.kernels import set_fused_attention, use_onednn_linear
 from ..weights.hub import from_pretrained
 from ..weights.formats import weights_id
 from .config import EvalConfig
@@ -182,6 +183,7 @@ def run_eval(
     with init_distributed(cfg.device) as world:
         tell = log if world.first else lambda line: None
         model = from_pretrained(cfg.weights, 'classifier', world.device, cfg.use_ema)
+        use_onednn_linear(set_fused_attention(model, world.device, cfg.precision), world.device)
         sets = _eval_sets(cfg, tell)
         results = on_rank0(lambda: _open_results(cfg, weights_id(model)), world)
         parts = results['parts']

@@ -183,13 +183,13 @@ def read_weights(
     allowed = {f.name for c in (MAEConfig, ClassifierConfig) for f in fields(c)}
     for k in known.keys() - allowed: raise unknown_name('field', k, allowed)
     if use_ema and path.is_file(): raise ValueError(f'{path} is a file: only run folders have EMA weights')
-    path = weights_folder(path)  # a run's newest checkpoint
+    folder = weights_folder(path)  # of a run its newest checkpoint
     names = ['ema.safetensors'] if use_ema else ['model.safetensors', 'pytorch_model.bin']
-    file = next((path/n for n in names if (path/n).is_file()), None) if path.is_dir() else path
+    file = next((folder/n for n in names if (folder/n).is_file()), None) if path.is_dir() else path
     if not file and use_ema: raise FileNotFoundError(f'{path} has no EMA weights (ema.safetensors)')
     if not file: raise FileNotFoundError(f'no model.safetensors in {path} ({sorted(p.name for p in path.iterdir())})')
     state,told = read_file(file)
-    layout,said = _read_config(path) if path.is_dir() else ('official', {})
+    layout,said = _read_config(folder) if path.is_dir() else ('official', {})
     if any(_official_name(k) and 'embeddings' in k for k in state):
         layout = 'hf'
         try: state = from_hf(state)
