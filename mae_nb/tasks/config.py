@@ -13,7 +13,7 @@ from typing import Literal
 from ..core.config import check_fields, to_text
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
-resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
+resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation, and epochs may grow
     'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_checkpointing fsdp '
     'num_workers max_bad_images log_every tensorboard save_every keep_checkpoints milestone_epochs device'.split())
 
