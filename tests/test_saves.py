@@ -224,7 +224,7 @@ def test_leftovers_neither_block_nor_stay(tiny, resume):
     (run/'.config.json.123.tmp').write_text('{"da')
     (run/'.model.safetensors.123.tmp').write_bytes(b'half')
     quietly(replace(tiny, epochs=2, resume=resume))
-    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'ema.safetensors', 'log.jsonl', 'model.json', 'model.safetensors']
+    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'ema.safetensors', 'inputs.json', 'log.jsonl', 'model.json', 'model.safetensors']
     other = run.parent/'other'; other.mkdir()
     (other/'.thesis.tmp').write_text('please keep')
     with pytest.raises(FileExistsError): quietly(replace(tiny, output_dir=str(other)))
