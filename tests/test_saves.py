@@ -241,6 +241,7 @@ def test_a_run_of_others_is_not_changed(tiny, tmp_path):
 
 # -- longer runs, runs of other versions
 
+@pytest.mark.slow
 def test_prolonged(tiny, pictures):
     "From 10 to 20 epochs, when it was finished and when it was not: from there on the learning rate is that of a run of 20 epochs; told, and read back."
     quietly(tiny)
