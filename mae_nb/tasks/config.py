@@ -50,7 +50,7 @@ class RunConfig:
     max_bad_images:int = 100 # unreadable images are named and replaced, or left out of an evaluation; more than so many stop the run
     seed:int = 0 # random seed
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
-    compile:bool = False # torch.compile the blocks: slower to start, faster to run
+    compile:bool = False # torch.compile the model: slower to start, faster to run
     grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
     fsdp:bool = False # shard weights and optimiser state across processes (FSDP2)
     num_workers:int = 0 # data-loader workers per process; 0 loads in the main process
