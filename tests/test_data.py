@@ -401,6 +401,7 @@ def test_dead_loader_is_explained(sig, cause):
     with pytest.raises(ChildProcessError, match=f'a data-loader worker died .*{cause}'):
         for _ in train_loader(PretrainDataset(Deadly(sig), (8, 8), 4), 4, 1, 1): pass
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGSEGV])
 def test_loader_dies_during_a_step(sig):
     "The step is finished; the death is told when the next batch is asked for."

@@ -121,6 +121,7 @@ class Forest:
         test = pick.get('val') or pick.get('test')
         return data, inner/pick['train'], inner/test if test else None
 
+@pytest.mark.slow
 @links
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))

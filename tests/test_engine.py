@@ -10,7 +10,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from mae_nb.tasks.config import FinetuneConfig
 from mae_nb.tasks.finetune import FinetuneTask
-from mae_nb.train import engine
+from mae_nb.core import dist
 from mae_nb.train.checkpoint import checkpoints, latest_checkpoint
 from mae_nb.core.files import read_tensors
 from mae_nb.cli import mae_pretrain
@@ -51,16 +51,19 @@ def graphs(monkeypatch, task, **how):
 
 DEEP = dict(data='fashion', device='cpu', batch_size=4, max_steps=2, warmup_epochs=0., compile=True)
 
+@pytest.mark.slow
 def test_b5_pretraining_is_one_graph(monkeypatch):
     "Masking, encoder, decoder and loss, in 16 bits, with recomputed activations: one graph without a break."
     task = PretrainTask(PretrainConfig(model='mae_vit_nano_patch4', precision='bf16', grad_checkpointing=True, **DEEP))
     assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
 
+@pytest.mark.slow
 def test_b5_deep_classifier_with_drop_path_is_one_graph(monkeypatch):
     "Twelve blocks, each with another drop path: block by block, four of them would not be compiled."
     task = FinetuneTask(FinetuneConfig(encoder=None, model='mae_vit_tiny_patch16', img_size=(32, 32), mean=(0.5,), std=(0.5,), drop_path=0.2, **DEEP))
     assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
 
+@pytest.mark.slow
 def test_b5_sharded_blocks_are_all_compiled(monkeypatch):
     "Each block is a graph of its own under FSDP: the limit is raised for all of them."
     model = PretrainTask(PretrainConfig(model='mae_vit_tiny_patch16', img_size=(32, 32), mean=(0.5,), std=(0.5,), **DEEP)).model
@@ -68,7 +71,7 @@ def test_b5_sharded_blocks_are_all_compiled(monkeypatch):
     compile_ = nn.Module.compile
     monkeypatch.setattr(nn.Module, 'compile', lambda m, *args: compile_(m, *args, backend='eager'))
     torch._dynamo.reset(); counters.clear()
-    engine.compile_blocks(model.train())
+    dist.compile_blocks(model.train())
     x = torch.rand(2, 5, 192)
     for block in model.blocks: x = block(x)
     assert counters['stats']['unique_graphs'] >= 12
