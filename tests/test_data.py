@@ -227,6 +227,7 @@ class Ranges(SimpleHTTPRequestHandler):
         if r: self.send_header('Content-Range', f'bytes {r[1]}-{int(r[1]) + len(part) - 1}/{len(data)}')
         self.end_headers(); self.wfile.write(part)
 
+@pytest.mark.slow
 def test_shards_from_a_url(jpegs, shards, monkeypatch):
     "The same samples as from the disk, through loading processes, too, and over a network that stumbles."
     pytest.importorskip('aiohttp')
@@ -394,11 +395,13 @@ class Deadly(TensorImages):
         if i == 3: os.kill(os.getpid(), self.sig)
         return super().__getitem__(i)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sig,cause', [(signal.SIGKILL, 'lack of memory'), (signal.SIGSEGV, 'a decoder crashed'), (signal.SIGBUS, '/dev/shm')])
 def test_dead_loader_is_explained(sig, cause):
     with pytest.raises(ChildProcessError, match=f'a data-loader worker died .*{cause}'):
         for _ in train_loader(PretrainDataset(Deadly(sig), (8, 8), 4), 4, 1, 1): pass
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGSEGV])
 def test_loader_dies_during_a_step(sig):
     "The step is finished; the death is told when the next batch is asked for."
@@ -416,6 +419,7 @@ def test_loader_dies_during_a_step(sig):
 def _look(sign):
     while True: sign.is_set()
 
+@pytest.mark.slow
 def test_killed_process_leaves_no_lock():
     "A process that is killed while it looks whether all is over does not keep the others waiting; with an event of multiprocessing it often does."
     way = worker_options(1)['multiprocessing_context']
@@ -463,6 +467,7 @@ if __name__ == '__main__':
     job()
 '''
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['fork', 'spawn'])
 def test_process_that_ends_does_not_wait_for_its_loader(how, tmp_path):
     "Neither the main process nor one that it has started."

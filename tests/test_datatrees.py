@@ -121,6 +121,7 @@ class Forest:
         test = pick.get('val') or pick.get('test')
         return data, inner/pick['train'], inner/test if test else None
 
+@pytest.mark.slow
 @links
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))
@@ -305,6 +306,7 @@ def test_large_images_have_a_way(monkeypatch, lift):
         monkeypatch.setenv('MAE_MAX_IMAGE_PIXELS', '500')
         with pytest.raises(CorruptImage, match='exceeds limit of'): decode(PHOTO)
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='names of any bytes')
 @pytest.mark.parametrize('encoding,name', [('utf-8:strict', b'caf\xe9.jpg'), ('cp1252:strict', '猫.jpg'.encode())])
 def test_names_that_the_terminal_cannot_print(tmp_path, encoding, name):

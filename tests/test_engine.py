@@ -5,6 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
+from torch import nn
+from torch._dynamo.utils import counters
+from mae_nb.tasks.config import FinetuneConfig
+from mae_nb.tasks.finetune import FinetuneTask
+from mae_nb.core import dist
 from mae_nb.train.checkpoint import checkpoints, latest_checkpoint
 from mae_nb.core.files import read_tensors
 from mae_nb.cli import mae_pretrain
@@ -34,6 +40,42 @@ def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8
 def test_checkpointed_activations(plain): assert far(plain, losses(grad_checkpointing=True)) < 1e-5
 @pytest.mark.slow
 def test_compile(plain): assert far(plain, losses(compile=True)) < 1e-4
+
+def graphs(monkeypatch, task, **how):
+    "Count the graphs that a step of training compiles, and the breaks between them; nothing is compiled to machine code."
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, 'compile', lambda m, *args: compile_(m, *args, backend='eager', **how))
+    torch._dynamo.reset(); counters.clear()
+    for _ in zip(range(2), task_steps(task)): pass
+    return counters['stats']['unique_graphs'], sum(counters['graph_break'].values())
+
+DEEP = dict(data='fashion', device='cpu', batch_size=4, max_steps=2, warmup_epochs=0., compile=True)
+
+@pytest.mark.slow
+def test_b5_pretraining_is_one_graph(monkeypatch):
+    "Masking, encoder, decoder and loss, in 16 bits, with recomputed activations: one graph without a break."
+    task = PretrainTask(PretrainConfig(model='mae_vit_nano_patch4', precision='bf16', grad_checkpointing=True, **DEEP))
+    assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
+
+@pytest.mark.slow
+def test_b5_deep_classifier_with_drop_path_is_one_graph(monkeypatch):
+    "Twelve blocks, each with another drop path: block by block, four of them would not be compiled."
+    task = FinetuneTask(FinetuneConfig(encoder=None, model='mae_vit_tiny_patch16', img_size=(32, 32), mean=(0.5,), std=(0.5,), drop_path=0.2, **DEEP))
+    assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
+
+@pytest.mark.slow
+def test_b5_sharded_blocks_are_all_compiled(monkeypatch):
+    "Each block is a graph of its own under FSDP: the limit is raised for all of them."
+    model = PretrainTask(PretrainConfig(model='mae_vit_tiny_patch16', img_size=(32, 32), mean=(0.5,), std=(0.5,), **DEEP)).model
+    for i,block in enumerate(model.blocks): block.drop_path1 = DropPath(0.01*i)
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, 'compile', lambda m, *args: compile_(m, *args, backend='eager'))
+    torch._dynamo.reset(); counters.clear()
+    dist.compile_blocks(model.train())
+    x = torch.rand(2, 5, 192)
+    for block in model.blocks: x = block(x)
+    assert counters['stats']['unique_graphs'] >= 12
+
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
 def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
 def test_clipping_bites(plain): assert far(plain, losses(clip_grad=0.05)) > 1e-3

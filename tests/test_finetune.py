@@ -250,6 +250,7 @@ def test_probe_with_and_without_cache(mae):
               for cfg in [replace(linprobe_defaults, encoder=mae, cache=cache, max_steps=5, label_fraction=0.1, batch_size=100, device='cpu')]]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
+@pytest.mark.slow
 def test_half_a_block_learns_and_nothing_else_moves(mae, home):
     run = finetune(replace(partial_defaults, encoder=mae, trainable_blocks=0.5, max_steps=3, device='cpu', label_fraction=0.1, output_dir=home/'half', ema_decay=0.5), **QUIET)
     before,after = read_tensors(Path(mae)/'model.safetensors'),read_tensors(run/'model.safetensors')
@@ -378,6 +379,7 @@ def refused(capsys, command, *flags):
     assert command([*map(str, flags), '--device', 'cpu']) == 2
     return capsys.readouterr().err
 
+@pytest.mark.slow
 def test_wrong_checkpoints(mae, home, whole, capsys):
     out = ['--output_dir', home/'never']
     wide = keep(home/'wide', embed_dim=48)
@@ -409,6 +411,7 @@ def test_wrong_checkpoints(mae, home, whole, capsys):
     assert 'cut.pth' in refused(capsys, mae_finetune, '--encoder', home/'cut.pth', *out)
     assert 'nowhere' in refused(capsys, mae_finetune, '--encoder', home/'nowhere', *out)
 
+@pytest.mark.slow
 def test_the_encoder_is_not_overwritten(mae, home, capsys):
     "A run in the folder of the encoder that it starts from would remove it."
     run = home/'precious'

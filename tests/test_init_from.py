@@ -144,7 +144,7 @@ def test_conflicts_name_both(grey, colour, tmp_path, capsys):
     cases = [(['own', '--model', 'mae_vit_micro_patch4'], 'model=mae_vit_micro_patch4 has embed_dim 128, and', 'has 48'),
              (['own', '--recipe', 'paper_vit_large'], 'embed_dim 1024', 'give --model none'),
              (['own', '--decoder_depth', 5], 'decoder_depth=5, and', 'give --no_init_decoder'), (['own', '--num_heads', 2], 'num_heads: 4', '2 was requested'),
-             (['own', '--in_chans', 3], 'images of 1 channels', 'takes 3'), (['colour'], 'takes 3', 'give --in_chans 1'),
+             (['own', '--in_chans', 3], 'images have 1 channels', 'in_chans=3'), (['colour'], 'takes 3', 'give --in_chans 1'),
              (['own', '--img_size', 30], 'patch_size=4', '30x30')]
     for (weights,*flags),*says in cases:
         args = ['--init_from', tmp_path/weights, '--data', 'fashion', *flags, '--output_dir', tmp_path/'run', '--device', 'cpu']
@@ -187,7 +187,7 @@ def test_card_tells_what_it_started_from(grey, tmp_path):
 def test_report_of_a_run_that_went_on(tmp_path):
     run = pretrain(PretrainConfig(init_from='fashion_nano', output_dir=tmp_path/'run', max_steps=1, batch_size=8, log_every=1, norm_pix_loss=True, device='cpu'), quiet)
     from mae_nb.evaluate import report
-    text = report._report_text(read_json(run/'config.json'), read_jsonl(run/'log.jsonl'), [], 'x')
+    text = report._report_text(read_json(run/'config.json'), read_jsonl(run/'log.jsonl'), [], [], 'x')
     assert 'fashion_nano on fashion: 1 steps' in text
 
 def test_without_a_checkpoint_resume_auto_starts_from_the_weights(grey, tmp_path):

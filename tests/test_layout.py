@@ -158,6 +158,7 @@ def test_readme_check_notices(tmp_path):
     r = run('tools/readme.py', '--check', cwd=tmp_path)
     assert r.returncode == 1 and 'stale' in r.stderr
 
+@pytest.mark.slow
 def test_library_needs_no_nbdev():
     code = f"import sys; sys.modules['nbdev'] = None; import {', '.join('mae_nb.' + name for name in MODULES)}"
     r = run('-c', code); assert r.returncode == 0, r.stderr

@@ -2,7 +2,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-import pytest, torch
+import pytest, timm, torch
 from timm.data.mixup import rand_bbox
 from torch import nn
 from mae_nb.tasks import pretrain
@@ -161,7 +161,7 @@ def test_m7_cutmix_boxes_of_odd_side():
     with fork_rng(sample_rng(0)):
         boxes = [rand_bbox((1, 99, 99), 1 - (5/99)**2 - 1e-6) for _ in range(20)]
     sides = {b - a for t,b,l,r in boxes for a,b in ((t, b), (l, r))}
-    assert max(sides) == 5  # in timm 0.3.2, which the release used, 2*(5//2)
+    assert max(sides) == (4 if tuple(map(int, timm.__version__.split('.')[:3])) < (1, 0, 29) else 5)  # 2*(5//2) in the release's 0.3.2, too
 
 @pytest.mark.parametrize('name', [n for n in recipes if n.startswith('release_')])
 def test_m8_what_stands_for_fp16_and_pillow(name):

@@ -124,6 +124,7 @@ def whole(tmp_path_factory):
         for s in range(1, 6): colour(root/('weather' if n % 2 else '.')/c/str(s)/W[HEN]/'0.png', (9, 0, 0))
     return root
 
+@pytest.mark.slow
 def test_mce_of_folders(model, whole, tmp_path, monkeypatch):
     "A model with AlexNet's errors in each folder has 100; all 75 are looked at, in its own order of classes, unrestricted."
     asked = []
@@ -154,6 +155,7 @@ def test_expected_is_table_13():
 
 # -- going on
 
+@pytest.mark.slow
 def test_goes_on(model, tmp_path, monkeypatch):
     "Stopped in the middle, gone on with, and the same comes out; nothing is computed twice."
     for c in 'fog', 'snow', 'frost':

@@ -82,7 +82,7 @@ def processes(folder, trouble, environments):
         os._exit(code)
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [one(e) for e in environments]]
 
-for line in sys.stdin: print(json.dumps(processes(*json.loads(line))), flush=True)
+for line in sys.stdin: print('exit codes', json.dumps(processes(*json.loads(line))), flush=True)
 '''
 
 def free_port():
@@ -112,7 +112,8 @@ def start(home):
     p = subprocess.Popen([sys.executable, home/'script.py', ROOT], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     def ask(name, trouble='', environments=({},)):
         p.stdin.write(json.dumps([str(home/name), trouble, list(environments)]) + '\n'); p.stdin.flush()
-        return json.loads(p.stdout.readline())
+        for line in p.stdout:  # gloo of torch 2.8 writes there, too
+            if 'exit codes ' in line: return json.loads(line.rpartition('exit codes ')[2])
     yield ask
     p.stdin.close(); p.wait()
 
@@ -224,7 +225,7 @@ def test_leftovers_neither_block_nor_stay(tiny, resume):
     (run/'.config.json.123.tmp').write_text('{"da')
     (run/'.model.safetensors.123.tmp').write_bytes(b'half')
     quietly(replace(tiny, epochs=2, resume=resume))
-    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'ema.safetensors', 'log.jsonl', 'model.json', 'model.safetensors']
+    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'ema.safetensors', 'inputs.json', 'log.jsonl', 'model.json', 'model.safetensors']
     other = run.parent/'other'; other.mkdir()
     (other/'.thesis.tmp').write_text('please keep')
     with pytest.raises(FileExistsError): quietly(replace(tiny, output_dir=str(other)))
@@ -241,6 +242,7 @@ def test_a_run_of_others_is_not_changed(tiny, tmp_path):
 
 # -- longer runs, runs of other versions
 
+@pytest.mark.slow
 def test_prolonged(tiny, pictures):
     "From 10 to 20 epochs, when it was finished and when it was not: from there on the learning rate is that of a run of 20 epochs; told, and read back."
     quietly(tiny)
@@ -297,7 +299,7 @@ def test_the_last_window_is_logged(tiny):
     records = [r | (dict(seconds=1000. + r['step']) if 'seconds' in r else {}) for r in log] + [dict(step=20, epoch=10., top1=5.)]
     (run/'log.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))  # an evaluation is the last line
     quietly(replace(tiny, log_every=9, epochs=12, resume='auto'))
-    assert read_jsonl(run/'log.jsonl')[-1]['seconds'] > 1020
+    assert read_jsonl(run/'log.jsonl')[-1]['seconds'] >= 1020
 
 def test_memory_is_pinned_for_cuda_only(tiny, monkeypatch):
     "B25: not for a run on the CPU of a machine with a GPU."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['accumulation_steps', 'DistInfo', 'init_distributed', 'all_gather_scalar', 'on_rank0', 'all_gather_object',
-           'shard_model', 'ParallelModel', 'Interrupted', 'SignalHandler', 'StopVote']
+           'shard_model', 'compile_blocks', 'ParallelModel', 'Interrupted', 'SignalHandler', 'StopVote']
 
 # %% ../../nbs/3_training/15_distributed.ipynb #e5d6eb43
 import hashlib, os, pickle, signal, threading, time, warnings
@@ -157,6 +157,15 @@ def shard_model(
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in (*model.blocks, *getattr(model, 'decoder_blocks', ())): fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+def compile_blocks(
+    model:nn.Module, # With `blocks`, and `decoder_blocks` if it has a decoder
+)->None:
+    "Compile block by block, as sharded models need it; each has a graph of its own, for its drop path differs."
+    blocks = [*model.blocks, *getattr(model, 'decoder_blocks', ())]
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 4*len(blocks))  # else all but the first eight stay as they are
+    for block in blocks: block.compile()
 
 class ParallelModel:
     "A model on one device, replicated (DDP), or sharded (FSDP2)."

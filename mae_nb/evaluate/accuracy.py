@@ -18,7 +18,7 @@ from ..model.classifier import ViTClassifier
 from ..data.datasets import normalise
 from ..data.augment import EvalDataset
 from ..data.images import CorruptImage, EncodedImageDataset
-from ..data.inventory import fit_channels
+from ..data.inventory import match_channels
 from ..data.loader import CorruptCounter, shard_loader
 
 unreadable = -2 # label of an image that can't be read
@@ -54,7 +54,7 @@ def predict_batches(
 ):  # Yields float32 rows and labels, on the CPU
     "Run a function over this process's shard of a data set, each image once; all processes make equally many calls."
     skipped = skipped or CorruptCounter()
-    view = eval_view(fit_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, crop_pct, image_backend)
+    view = eval_view(match_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, crop_pct, image_backend)
     turns = math.ceil(math.ceil(len(view)/world.size)/batch_size)
     stats = [torch.tensor(v, device=device) if v else None for v in (cfg.mean, cfg.std)]
     blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=torch.float32 if getattr(dataset, 'value_range', None) else torch.uint8)

@@ -40,6 +40,9 @@ class KnnConfig:
         if not self.encoder: raise ValueError(f'encoder must be a pre-trained run, file or name, got {self.encoder!r}')
         to_text(self, 'encoder', 'data', 'data_root', 'features', 'output')
         check_fields(self, dict(k=1, max_bad_images=0, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0))
+        if not 0 < self.label_fraction <= 1: raise ValueError(f'label_fraction must be in (0, 1], got {self.label_fraction}')
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f'crop_pct must be in (0, 1], got {self.crop_pct}')
 
 # %% ../../nbs/4_paper/20a_evaluate_config.ipynb #a07b0a6b
 Protocol = Literal['plain', 'imagenet-a', 'imagenet-r', 'imagenet-sketch', 'imagenet-c', 'imagenet-v2']

@@ -105,7 +105,8 @@ def _moments(feats, labels, classes, chunk=8192):
     "Sums over images, in float64 and a chunk at a time: of 1, x, y, x xT and x yT, with y the -1/+1 class indicators."
     sums = [0.]*5
     for x,l in zip(feats.split(chunk), labels.split(chunk)):
-        x,y = x.double(),F.one_hot(l, classes).double()*2 - 1
+        x = x.double()
+        y = F.one_hot(l, classes).double()*2 - 1
         sums = [a + b for a,b in zip(sums, (len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y))]
     return sums
 

@@ -13,7 +13,7 @@ from typing import Literal
 from ..core.config import check_fields, check_range, to_text
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #458bbc91
-resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation
+resumable_fields = frozenset( # of a training configuration; they may differ between a run and its continuation, and epochs may grow
     'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile grad_checkpointing fsdp '
     'num_workers max_bad_images log_every tensorboard save_every keep_checkpoints milestone_epochs device'.split())
 
@@ -51,7 +51,7 @@ class RunConfig:
     max_bad_images:int = 100 # unreadable images are named and replaced, or left out of an evaluation; more than so many stop the run
     seed:int = 0 # random seed
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
-    compile:bool = False # torch.compile the blocks: slower to start, faster to run
+    compile:bool = False # torch.compile the model: slower to start, faster to run
     grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
     fsdp:bool = False # shard weights and optimiser state across processes (FSDP2)
     num_workers:int = 0 # data-loader workers per process; 0 loads in the main process

@@ -20,7 +20,7 @@ from ..model.config import ClassifierConfig, mae_config
 from ..model.classifier import ViTClassifier
 from ..model.cost import tune_flops
 from ..data.images import reasons, with_channels
-from ..data.inventory import fit_channels, look_at
+from ..data.inventory import match_channels, look_at
 from ..data.loader import CorruptCounter
 from ..data.datasets import channel_stats, normalise
 from ..data.labels import FinetuneDataset, load_labelled_splits
@@ -134,7 +134,7 @@ class FinetuneTask(ImageTask):
         "Look at the test images before the first step, and note what the run is made from."
         c = self.cfg
         self.test_skipped = CorruptCounter(c.max_bad_images)
-        bad = [] if self.test is None else look_at((with_channels if c.in_chans else fit_channels)(self.test, self.model.cfg.in_chans, self.model.cfg.value_range), c.max_bad_images, c.num_workers)
+        bad = [] if self.test is None else look_at((with_channels if c.in_chans else match_channels)(self.test, self.model.cfg.in_chans, self.model.cfg.value_range), c.max_bad_images, c.num_workers)
         self.set_data(images, self.test, [f'warning  test: {len(bad)} images cannot be read: {reasons(bad)}'] if bad else ())
         if c.encoder: self.inputs['encoder'] = self.model.encoder_id
 

@@ -20,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from ..core.device import peak_flops
 from ..core.dist import (DistInfo, Interrupted, ParallelModel, SignalHandler, StopVote, all_gather_object,
-                              all_gather_scalar, init_distributed, on_rank0, shard_model)
+                              all_gather_scalar, compile_blocks, init_distributed, on_rank0, shard_model)
 from ..core.files import read_json, read_jsonl, read_tensors, run_lock
 from ..core.rng import rng_state, set_rng_state
 from .checkpoint import (checkpoints, gather_state_dict, load_state_dict_all, prune_checkpoints,
@@ -68,10 +68,10 @@ def init_state(
     "Make what training changes: the shared model, optimiser, scaler and moving average."
     c,model = task.cfg,task.model
     ema = None if c.ema_decay is None else ModelEmaV3(model, c.ema_decay, exclude_buffers=True).requires_grad_(False)
-    if c.compile:
-        for block in (*model.blocks, *getattr(model, 'decoder_blocks', ())): block.compile()
+    if c.compile and c.fsdp: compile_blocks(model)
     if c.fsdp and ema: shard_model(ema.module, task.dist)
     together = ParallelModel(model, task.dist, c.fsdp)
+    if c.compile and not c.fsdp: together.forward.compile()
     scaler = torch.amp.GradScaler(task.dist.device.type, enabled=task.precision == 'fp16')
     return TrainState(together, task.optimizer(), scaler, ema)
 

@@ -54,6 +54,11 @@ def _of_this_version(before, cfg, log):
 
 def _plain(cfg): return json.loads(json.dumps(asdict(cfg)))
 
+def _inputs(run):
+    "What a run is made from, by content, as it was noted when it began; nothing for runs of earlier versions."
+    path = Path(run)/'inputs.json'
+    return read_json(path) if path.is_file() else {}
+
 def _check_same_config(cfg, task, before, folder=None, log=print):
     "Raise `ValueError` if a run (or its checkpoint in a folder) would be resumed with another configuration or model."
     before = _of_this_version(before, cfg, log)
@@ -65,11 +70,6 @@ def _check_same_config(cfg, task, before, folder=None, log=print):
     free |= now.keys() & was.keys()  # compared by content, not by the spelling of a path
     wrong = config_diff(_plain(cfg), before, free) + config_diff(now, was, now.keys() ^ was.keys())
     if folder: wrong += config_diff(_plain(task.model.cfg), read_json(folder/'model.json'), ())
-def _inputs(run):
-    "What a run is made from, by content, as it was noted when it began; nothing for runs of earlier versions."
-    path = Path(run)/'inputs.json'
-    return read_json(path) if path.is_file() else {}
-
     if wrong: raise ValueError('\n  '.join([f'this is another configuration than that of {folder or cfg.output_dir}, '
                                             'so it cannot continue from there:', *wrong]))
 

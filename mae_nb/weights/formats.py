@@ -16,7 +16,7 @@ from ..core.config import unknown_name
 from ..core.files import read_json, weights_folder
 from ..model.config import ClassifierConfig, MAEConfig, grid_size, imagenet_mean, imagenet_std
 from ..model.positions import sincos_2d
-from .files import read_file
+from .files import read_noted
 
 # %% ../../nbs/2_model/09_weights.ipynb #6f532538
 _outside = {  # Hugging Face's names outside the blocks, and the official ones
@@ -202,9 +202,9 @@ def read_weights(
     if not path.exists(): raise FileNotFoundError(f'no weights at {path}')
     allowed = {f.name for c in (MAEConfig, ClassifierConfig) for f in fields(c)}
     for k in known.keys() - allowed: raise unknown_name('field', k, allowed)
-    path = weights_folder(path)  # a run's newest checkpoint
-    state,told,notes = read_file(_weights_file(path, use_ema))
-    layout,said = _read_config(path) if path.is_dir() else ('official', {})
+    folder = weights_folder(path)  # of a run its newest checkpoint
+    state,told,notes = read_noted(_weights_file(folder, use_ema))
+    layout,said = _read_config(folder) if path.is_dir() else ('official', {})
     if any(_official_name(k) and 'embeddings' in k for k in state):
         layout = 'hf'
         try: state = from_hf(state)
