@@ -56,6 +56,9 @@ def test_every_command_reads_arrays(tmp_path, capsys, kind):
     assert all(0 < m < 1 for m in told['mean']) and len(told['std']) == channels
     out = capsys.readouterr().out
     assert f'{channels} band' in out and 'value_range=' in out and 'values of 8 images' in out and 'read as numbers' in out
+    assert call(mae_pretrain, '--data', data, '--output_dir', tmp_path/'pre', *PRE, '--epochs', 2, '--resume', 'auto') == 0  # prolonged
+    assert call(mae_pretrain, '--data', data, '--output_dir', tmp_path/'more', '--init_from', tmp_path/'pre', *MODEL) == 0
+    assert [read_json(tmp_path/run/'model.json')['value_range'] for run in ('pre', 'more')] == [told['value_range']]*2
     assert call(mae_finetune, '--data', data, '--encoder', tmp_path/'pre', '--output_dir', tmp_path/'fine', '--layer_decay', 'none', *MODEL) == 0
     assert read_json(tmp_path/'fine'/'model.json')['value_range'] == told['value_range']
     assert call(mae_knn, '--data', data, '--encoder', tmp_path/'pre', '--k', 3, '--device', 'cpu') == 0
