@@ -449,7 +449,9 @@ def test_sigterm_leaves_every_loader_alone(what, jpegs, tmp_path, monkeypatch):
     elif what == 'evaluation': assert [len(y) for _,y in shard_loader(EvalDataset(deadly, (8, 8)), 4, 1)] == [4]*4
     else:
         read = FolderImages.read
-        def told(self, i): i == 3 and os.kill(os.getpid(), signal.SIGTERM); return read(self, i)
+        def told(self, i):
+            if i == 3 and multiprocessing.parent_process(): os.kill(os.getpid(), signal.SIGTERM)  # a loading process
+            return read(self, i)
         monkeypatch.setattr(FolderImages, 'read', told)
         assert len(pack(PackConfig(jpegs, tmp_path/'out', shard_images=10, num_workers=1), log=lambda line: None)) == 3
 
