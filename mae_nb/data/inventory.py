@@ -41,7 +41,7 @@ def choose_columns(
     from datasets import ClassLabel, Image as ImageColumn, Value
     def by_name(names, known): return sorted(names, key=lambda n: known.index(n.lower()) if n.lower() in known else len(known))
     pictures = by_name([n for n,f in features.items() if isinstance(f, ImageColumn)], _image_names)
-    numbers = [n for n,f in features.items() if isinstance(f, Value) and n.lower() in _label_names and re.match('u?int|string|large_string', f.dtype)]
+    numbers = [n for n,f in features.items() if isinstance(f, Value) and (n == label_column or n.lower() in _label_names) and re.match('u?int|bool|string|large_string', f.dtype)]
     classes = [n for n,f in features.items() if isinstance(f, ClassLabel)]
     labels = by_name(classes, _label_names) + by_name(numbers, _label_names)
     if not pictures: raise ValueError(f'no column of images; there are {features}')
@@ -93,7 +93,7 @@ def match_channels(
     "Have images read as a model takes them; raise `ValueError` for a grey model and images in colour, unless that was asked for."
     stored = isinstance(dataset, EncodedImageDataset)
     if stored and channels == 1 and not dataset.settled and settle_channels(dataset) != 1:
-        raise ValueError('the images are in colour, of 3 channels, and the model takes 1')
+        raise ValueError('the images are in colour, of 3 channels, and the model takes 1: mae_convert --in_chans 3 adapts it')
     return with_channels(dataset, channels)
 
 # %% ../../nbs/3_training/12a_inventory.ipynb #134b3165
@@ -128,9 +128,10 @@ def data_plan(
     n = max(len(names), len(used))
     shown = ', '.join(names[:5]) + (', ...' if n > 5 else '')
     lines = [f'classes  {n}: {shown}' if names else f'classes  {n or "none: no labels"}']
+    if not names and len(used) and used[-1] + 1 != n: lines.append(f'warning  class numbers go up to {used[-1]}, and {n} of them occur: the others count as classes all the same')
     if len(used) == 1: lines.append(f'warning  all training images are of one class{f" ({names[used[0]]})" if names else ""}: any classifier is right')
     for split,dataset in ('train', train), ('test', test):
         for note in getattr(dataset, 'notes', ()):
             kind,_,text = note.rpartition('warning: ')
             lines.append(f'{"note" if note == text else "warning":9}{split}: {text}')
-    return lines
+    return [line.replace('\n', '\\n') for line in lines]

@@ -39,6 +39,7 @@ def model_inputs(
         raise ValueError(f'imgs must be (B, C, H, W) of {cfg.in_chans} channels, got shape {tuple(imgs.shape)}')
     if imgs.dtype == torch.uint8: return normalise(imgs, cfg.mean, cfg.std)
     imgs = imgs.float()
+    if not imgs.isfinite().all(): raise ValueError('imgs have values that are not finite')
     if len(imgs) and (most := denormalise(imgs, cfg.mean, cfg.std).abs().max()) > 5:
         raise ValueError(f'imgs are not normalised: pixels would be up to {most:.0f} instead of 1. Give them as uint8, '
                          'or normalise(imgs, mean, std) of mae_nb.data.datasets')
