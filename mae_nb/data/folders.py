@@ -206,9 +206,11 @@ def _has_images(path):
     known = frozenset(image_endings())
     with os.scandir(path) as entries: return any(os.path.splitext(e.name)[1].lower() in (known | {'.tar'}) and not is_by_product(e.name) and e.is_file() for e in entries)
 
-def _holds_splits(path):
-    kinds = {*_kinds(folders_in(path)).values()} - {None}
-    return 'train' in kinds or len(kinds) > 1
+def _is_around(path):
+    "Does a folder hold splits, or several folders and no images, at some depth?"
+    inner = folders_in(path)
+    if 'train' in (kinds := {*_kinds(inner).values()} - {None}) or len(kinds) > 1: return True
+    return not (path.is_symlink() or _has_images(path)) and (len(inner) > 1 or len(inner) == 1 and _is_around(path/inner[0]))
 
 def enter_images(path, split=None):
     "Enter a lone folder around splits or class folders, and `images` beside `annotations`; return the folder and notes."
@@ -218,9 +220,8 @@ def enter_images(path, split=None):
         pictures = [d for d in inner if _plain(d) in _image_words]
         rest = [d for d in inner if d not in pictures]
         beside = len(pictures) == 1 and rest and all(_plain(d) in _annotation_words for d in rest)
-        lone = len(inner) == 1 and (split_of(inner[0]) == split if split else not split_of(inner[0]) and _holds_splits(path/inner[0]))
-        around = len(inner) == 1 and not split_of(inner[0]) and not (path/inner[0]).is_symlink() and len(folders_in(path/inner[0])) > 1
-        if not (beside or lone or around and not _has_images(path/inner[0])) or _has_images(path): break
+        lone = len(inner) == 1 and (split_of(inner[0]) == split if split_of(inner[0]) else _is_around(path/inner[0]))
+        if not (beside or lone) or _has_images(path): break
         path = path/(pictures if beside else inner)[0]
         notes.append(f'read {path}' + (f', not {_some(rest)} beside it' if beside else ''))
     return path, notes
@@ -255,6 +256,5 @@ def find_split(
             more.insert(0, f'warning: {_some(twins)} and {name} are one folder: the test images are those for training')
         return inner, [], [*notes, f'{"training" if split == "train" else "test"} images are those of {name}{left}', *more]
     if split == 'test': raise NoSuchSplit(f'no folder val or test, and no shards of that name, in {path}')
-    but = [d for d in kinds if kinds[d]]
-    if but: notes.append(f'{_some(but)} are not for training')
+    if but := [d for d in kinds if kinds[d]]: notes.append(f'{_some(but)} are not for training')
     return path, but, notes
