@@ -339,6 +339,15 @@ def test_no_network(name, tmp_path, monkeypatch):
 
 def command(args): return mae_convert([str(a) for a in args])
 
+def test_a_conversion_that_failed_is_not_in_the_way(home, tmp_path, monkeypatch):
+    def full(*args): raise OSError(28, 'No space left on device')
+    cfg = ConvertConfig(source=str(home/'small'), output=str(tmp_path/'out'), to='hf')
+    with monkeypatch.context() as m:
+        m.setattr('mae_nb.weights.export.save_tensors', full)
+        with pytest.raises(OSError): convert(cfg, quiet)
+    assert list((tmp_path/'out').iterdir()) == []
+    assert convert(cfg, quiet)
+
 def test_convert_command(home, tmp_path, capsys):
     assert command(['--source', home/'small', '--output', tmp_path/'hf', '--to', 'hf', '--licence', 'apache-2.0']) == 0
     card = (tmp_path/'hf'/'README.md').read_text()
