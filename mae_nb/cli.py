@@ -61,7 +61,7 @@ def _in_flags(text, flags):
         word = f'{size[1]}x{size[2]}' if size else value.strip("'").replace('None', 'none')
         switch = dict(True_=f'--{name}', False_=f'--no_{name}').get(f'{value}_', f'--{name} {word}')
         if name in flags: return switch
-        return f'{switch} to mae_convert, which stores it,' if name in _of(ConvertConfig) else m[0]
+        return f'{switch} to mae_convert, which stores it' + ','*(not m.string[m.end():].startswith(',')) if name in _of(ConvertConfig) else m[0]
     return before + give + re.sub(r"\b([a-z]\w*)=('[^']*'|\([^)]*\)|\.\.\.|\w+)", flag, advice)
 
 def _of(*types):
@@ -79,14 +79,15 @@ def run_guarded(
     flags=(), # Names of its flags: advice to give a value names the flag
 )->int: # 0 done, 2 bad input, 3 a disk or a data-loader worker failed, 4 loss not finite, 128 + signal: stopped
     "Run a command; report a user's mistakes and interruptions in a line instead of a traceback."
-    rank = next((os.environ[names[0]] for names in launchers.values() if names[0] in os.environ), '0')
+    rank = next((r for names in launchers.values() if (r := os.environ.get(names[0]))), '0')
     def tell(code, text):
         print(f'{prog}: {"" if rank == "0" else f"rank {rank}: "}{text}', file=sys.stderr)
         return code
     for stream in sys.stdout, sys.stderr:  # a name that can't be printed must never end a run
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     try: do()
-    except (ValueError, FileNotFoundError, FileExistsError) as e: return tell(2, f'error: {_in_flags(str(e), flags)}')
+    except FileExistsError as e: return tell(2, f'error: {_in_flags(str(e), flags) if e.errno is None else f"{e.filename} is there, and is no folder"}')
+    except (ValueError, FileNotFoundError) as e: return tell(2, f'error: {_in_flags(str(e), flags)}')
     except FloatingPointError as e: return tell(4, f'stopped: {e}')
     except ChildProcessError as e: return tell(3, f'stopped: {e}')
     except OSError as e: return tell(3, f'cannot read or write: {e}; what was saved before is intact')

@@ -1,5 +1,5 @@
 "Data: sources, bad files, mutated bytes, shards that were killed in the making, loaders that meet trouble."
-import hashlib, io, json, os, random, re, shutil, signal, subprocess, sys, tarfile, threading, time, warnings
+import hashlib, io, json, multiprocessing, os, random, re, shutil, signal, subprocess, sys, tarfile, threading, time, warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path

@@ -9,6 +9,7 @@ from mae_nb.core.files import read_json, read_jsonl
 from mae_nb.data.augment import EvalDataset
 from mae_nb.data.config import DatasetConfig, PackConfig
 from mae_nb.data.datasets import HFImages, TensorImages, channel_stats, hf_images, load_images
+from mae_nb.data.filelists import read_list
 from mae_nb.data.folders import NoSuchSplit, list_images, split_of
 from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, open_image
 from mae_nb.data.inventory import data_id, data_plan, look_at
@@ -97,9 +98,10 @@ class Forest:
     def tree(self, folder, classes=True):
         folder.mkdir(parents=True, exist_ok=True)
         self.noise(folder)
-        for c in self.r.sample(['ant', 'bee', 'Cat', 'dög', 'e f'], self.r.randrange(1, 5)) if classes else ['']:
+        names = self.r.sample(['ant', 'bee', 'Cat', 'dög', 'e f'], self.r.randrange(1, 5)) if classes else ['']
+        for c in names:
             (folder/c).mkdir(exist_ok=True)
-            for _ in range(self.some(4, 0.7)): self.image(folder/c)
+            for _ in range(self.some(4, 0.7) or len(names) == 1): self.image(folder/c)  # a lone folder of folders alone would be entered
             if self.r.random() < 0.2: self.image(folder/c/'deep')
             self.noise(folder/c)
             for _ in range(self.some(2, 0.25)): self.link(folder/c)
@@ -478,3 +480,90 @@ def test_identity_is_content(tmp_path):
     assert data_id(one) == data_id(two)
     (tmp_path/'b'/'cat'/'0.png').rename(tmp_path/'b'/'dog'/'0.png')
     assert data_id(one) != data_id(load_images(tmp_path/'b'))
+
+# -- the same kinds, other inputs
+
+@pytest.mark.parametrize('inside', ['PetImages', 'train/images', 'archive/photos', 'data/train/train'])
+def test_a_lone_folder_around_classes(tmp_path, inside):
+    found = load_images(photos(tmp_path/inside) and tmp_path)
+    assert found.classes == ('cat', 'dog') and found.path == tmp_path/inside and any(f'read {tmp_path/inside}' == n for n in found.notes)
+    alone = photos(tmp_path/'alone', 3, ('cat',))
+    put(alone, 'cat/monday/1.png', 'cat/sunday/1.png')
+    assert load_images(alone).classes == ('cat',)  # it holds images of its own
+
+@pytest.mark.parametrize('train,test', [('birds_train', 'birds_test'), ('train_small', 'val_small'), ('TrainCrops', 'ValCrops'), ('train.zip_extracted', 'test.zip_extracted')])
+def test_split_names_with_a_common_rest(tmp_path, train, test):
+    data = splits(tmp_path, train, test)
+    assert load_images(data).path == data/train and load_images(data, 'test').path == data/test
+    for other in 'train_station', 'test_bench', 'cat': photos(tmp_path/'classes'/other, 2, ())
+    assert load_images(tmp_path/'classes').classes == ('cat', 'test_bench', 'train_station')
+
+@links
+def test_one_folder_for_both_splits_is_told(tmp_path):
+    photos(tmp_path/'train')
+    (tmp_path/'val').symlink_to('train')
+    for split in 'train', 'test': assert any(n.startswith('warning: ') and 'are one folder: the test images are those for training' in n for n in load_images(tmp_path, split).notes)
+
+def test_class_names_of_a_mac(tmp_path):
+    "Decomposed accents are the same names, unless that changes their order."
+    try:
+        photos(tmp_path/'train', 4, (unicodedata.normalize('NFD', 'café'), 'dog'))
+        photos(tmp_path/'val', 4, ('café', 'dog'))
+    except OSError: pytest.skip('the file system takes no such names')
+    assert load_labelled_splits(tmp_path)[2] == 2
+    photos(tmp_path/'train', 1, ('cafz',))
+    photos(tmp_path/'val', 1, ('cafz',))
+    if sys.platform == 'linux':
+        with pytest.raises(ValueError, match='written in two ways, and so in another order'): load_labelled_splits(tmp_path)
+
+def test_numbers_of_classes(monkeypatch):
+    "Gaps are told; test images of a class that training lacks, and a million classes, are refused."
+    def data(train, test): monkeypatch.setattr('mae_nb.data.labels.load_images', lambda data, split, **how: TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), train if split == 'train' else test))
+    data([5, 900], [5, 5])
+    assert 'warning  class numbers go up to 900, and 2 of them occur: the others count as classes all the same' in data_plan(load_labelled_splits('x')[0])
+    for train,test,why in ([0, 1], [0, 7], 'test images of class 7, and the training images are of classes 0 to 1'), ([0, 10**12], [0, 1], 'class number 1000000000000'), ([0, -1], [0, 1], 'without a class, 1 of 2'):
+        data(train, test)
+        with pytest.raises(ValueError, match=why): load_labelled_splits('x')
+
+@pytest.mark.parametrize('command,flag', [(mae_pretrain, 'data'), (mae_pretrain, 'output_dir'), (mae_pretrain, 'init_from'), (mae_pretrain, 'resume'), (mae_finetune, 'encoder'), (mae_data, 'data')])
+def test_empty_values_are_refused(tmp_path, capsys, monkeypatch, command, flag):
+    "As `--data \"$DATA\"` gives them, where there is no such variable: the folder that one is in is not a data set, no weights are not random ones."
+    monkeypatch.chdir(photos(tmp_path))
+    assert call(command, *(['check'] if command is mae_data else PRE), f'--{flag}', '') == 2
+    assert f'{flag} is empty' in capsys.readouterr().err and sorted(os.listdir(tmp_path)) == ['cat', 'dog']
+    with pytest.raises(ValueError, match='data is empty'): load_images('')
+
+@pytest.mark.parametrize('flags', [['--mean', '123,117,104', '--std', '58,57,57'], ['--mean', 'nan,0,0', '--std', '1,1,1'], ['--blr', 'inf'], ['--seed', str(2**64)]])
+def test_numbers_that_cannot_be(tmp_path, capsys, flags):
+    assert call(mae_pretrain, '--data', photos(tmp_path/'data'), '--output_dir', tmp_path/'run', *PRE, *flags) == 2
+    assert flags[0].strip('-') in capsys.readouterr().err and not (tmp_path/'run').exists()
+
+def test_columns_that_are_asked_for(tmp_path):
+    "Under any name; only where there are columns."
+    datasets = pytest.importorskip('datasets')
+    found = HFImages(hub(species=(['x', 'y', 'x'], datasets.Value('string'))), label_column='species')
+    assert found.classes == ('x', 'y') and found.labels.tolist() == [0, 1, 0]
+    assert HFImages(hub(label=([True, False, True], datasets.Value('bool')))).labels.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match='has no columns'): load_images(photos(tmp_path), label_column='species')
+    with pytest.raises(ValueError, match='names no data set'): load_images('hf:')
+
+@pytest.mark.parametrize('limit', ['abc', '1e9', '0', '-5'])
+def test_a_limit_of_pixels_is_a_number(monkeypatch, limit):
+    monkeypatch.setenv('MAE_MAX_IMAGE_PIXELS', limit)
+    with pytest.raises(ValueError, match='MAE_MAX_IMAGE_PIXELS must be a number of pixels, or none'): open_image(PHOTO)
+
+@links
+def test_a_name_of_two_lines_is_one_line_of_the_plan(tmp_path):
+    plan = data_plan(load_images(photos(tmp_path, 4, ('a\nb', 'dog'))))
+    assert plan == ['classes  2: a\\nb, dog']
+
+def test_a_list_that_begins_with_a_byte_order_mark(tmp_path):
+    (tmp_path/'list.txt').write_text('\ufeffa/0.png 0\n', encoding='utf-8')
+    assert read_list(tmp_path/'list.txt') == (['a/0.png'], [0])
+
+def test_report_without_readable_test_images(tmp_path, capsys):
+    put(splits(tmp_path/'data'), *(f'val/{c}/bad{i}.png' for c in ('cat', 'dog') for i in range(9)), data=b'')
+    assert call(mae_pretrain, '--data', tmp_path/'data', '--output_dir', tmp_path/'run', *PRE) == 0
+    for p in (tmp_path/'data'/'val').rglob('[0-9].png'): p.write_bytes(b'')
+    capsys.readouterr()
+    assert call(mae_report, tmp_path/'run') == 2 and 'none of 22 test images of' in capsys.readouterr().err

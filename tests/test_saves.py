@@ -1,11 +1,13 @@
 "Around a save: killed at every system call, disks that are full, other launchers, longer runs, runs of other versions."
-import json, math, os, shutil, subprocess, sys, warnings
+import json, math, os, shutil, socket, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 import pytest
 from PIL import Image
 from mae_nb.cli import mae_pretrain
+from mae_nb.core.dist import init_distributed
 from mae_nb.core.files import read_json, read_jsonl, read_tensors, save_json
+from mae_nb.core.launch import launch_info
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.tasks.pretrain import pretrain
 from mae_nb.train.checkpoint import checkpoints
@@ -224,6 +226,7 @@ def test_leftovers_neither_block_nor_stay(tiny, resume):
     run = Path(tiny.output_dir); run.mkdir()
     (run/'.config.json.123.tmp').write_text('{"da')
     (run/'.model.safetensors.123.tmp').write_bytes(b'half')
+    (run/'.inputs.json.123.tmp').write_text('{')
     quietly(replace(tiny, epochs=2, resume=resume))
     assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.json', 'ema.safetensors', 'inputs.json', 'log.jsonl', 'model.json', 'model.safetensors']
     other = run.parent/'other'; other.mkdir()
@@ -307,3 +310,59 @@ def test_memory_is_pinned_for_cuda_only(tiny, monkeypatch):
     from mae_nb.tasks.pretrain import PretrainTask
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert PretrainTask(tiny).batches(0).pin_memory is False
+
+@pytest.mark.parametrize('env,told', [
+    (dict(RANK=''), None), (dict(RANK='', WORLD_SIZE=''), None), (dict(MV2_COMM_WORLD_RANK='', MV2_COMM_WORLD_SIZE=''), None), (dict(WORLD_SIZE='2', LOCAL_RANK='1'), None),
+    (dict(RANK='x', WORLD_SIZE='2'), 'RANK=x is no whole number'), (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT='p'), 'MASTER_PORT=p is no whole number'),
+    (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT=''), 'but not MASTER_PORT'), (dict(SLURM_PROCID='0', SLURM_STEP_NUM_TASKS='2', SLURM_STEP_ID='y'), 'SLURM_STEP_ID=y is no whole number')])
+def test_variables_that_are_empty_or_no_numbers(env, told):
+    if not told: assert launch_info(env) is None
+    else:
+        with pytest.raises(ValueError, match=told): launch_info(env)
+
+@linux
+def test_a_port_that_is_taken(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(('0.0.0.0', 0))
+        taken.listen()
+        for k,v in dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='localhost', MASTER_PORT=str(taken.getsockname()[1])).items(): monkeypatch.setenv(k, v)
+        with pytest.raises(ValueError, match='cannot meet the others at localhost:.*Set MASTER_ADDR'):
+            with init_distributed('cpu', lambda line: None): pass
+
+@pytest.mark.parametrize('name,bytes_,why', [
+    ('config.json', b'{"torn', None), ('config.json', b'[]', None), ('log.jsonl', b'\0'*99, None), ('log.jsonl', b'', None), ('inputs.json', b'[]', 'inputs.json is damaged'), ('log.jsonl', b'[1]\n3\n', 'line 1 is no JSON, or no record')])
+def test_damaged_records_of_a_run(tiny, name, bytes_, why):
+    "With an intact checkpoint a run goes on, or says in a line which file is damaged."
+    quietly(replace(tiny, epochs=2))
+    (Path(tiny.output_dir)/name).write_bytes(bytes_)
+    longer = replace(tiny, epochs=4, resume='auto')
+    if why:
+        with pytest.raises(ValueError, match=why): quietly(longer)
+        assert steps_of(Path(tiny.output_dir)) == [4]
+    else:
+        quietly(longer)
+        assert read_json(Path(tiny.output_dir)/'config.json')['epochs'] == 4
+
+@pytest.mark.parametrize('content,why', [
+    ('null', 'lists no files'), ('[]', 'lists no files'), ({'files': []}, 'lists no files'), ({'config': None}, "state.json lacks config"), ({'window': None, 'scaler': None}, "state.json lacks scaler, window")])
+def test_damaged_state_of_a_checkpoint(tiny, content, why):
+    quietly(replace(tiny, epochs=2))
+    path = checkpoints(tiny.output_dir)[-1]/'state.json'
+    if isinstance(content, dict): content = json.dumps({k: v for k,v in (read_json(path) | content).items() if v is not None})
+    path.write_text(content)
+    with pytest.raises(ValueError, match=why): quietly(replace(tiny, epochs=2, resume='auto'))
+
+def test_weights_without_checkpoints_are_not_replaced(tiny):
+    quietly(replace(tiny, epochs=2))
+    run = Path(tiny.output_dir)
+    shutil.rmtree(run/'checkpoints')
+    before = (run/'model.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='shows weights, but it has no checkpoints'): quietly(replace(tiny, epochs=2, resume='auto'))
+    assert (run/'model.safetensors').read_bytes() == before
+
+def test_more_max_steps_prolong(tiny):
+    quietly(replace(tiny, max_steps=4))
+    assert any(l.startswith('longer   6 steps, 4 before') for l in quietly(replace(tiny, max_steps=6, resume='auto')))
+    with pytest.raises(ValueError, match='max_steps: now 5, before 6'): quietly(replace(tiny, max_steps=5, resume='auto'))
+    quietly(replace(tiny, resume='auto'))
+    assert steps_of(Path(tiny.output_dir))[-1] == 20

@@ -220,6 +220,28 @@ def test_spoilt_files(how, says, home, tmp_path):
     with pytest.raises(ValueError, match=f'(?s)x.(pth|safetensors).*{says}'): from_pretrained(spoil(home, tmp_path, how), num_heads=4, log=quiet)
     assert not (tmp_path/'executed').exists()
 
+@pytest.mark.parametrize('change,says', [
+    (lambda v: v.int(), 'norm.weight has no ordinary numbers .torch.int32'), (lambda v: v.to(torch.complex64), 'no ordinary numbers .torch.complex64'),
+    (lambda v: v.to_sparse(), 'no ordinary numbers .*sparse'), (lambda v: v.to('meta'), 'no ordinary numbers .*meta')])
+def test_tensors_without_ordinary_numbers(change, says, home, tmp_path):
+    state = torch.load(home/'encoder.pth')['model']
+    torch.save(state | {'norm.weight': change(state['norm.weight'])}, tmp_path/'x.pth')
+    with pytest.raises(ValueError, match=says): from_pretrained(tmp_path/'x.pth', num_heads=4, log=quiet)
+
+@pytest.mark.parametrize('name,shape', [('pos_embed', (17, 48)), ('patch_embed.proj.weight', (48, 192)), ('cls_token', (48,))])
+def test_tensors_of_other_dimensions(name, shape, home, tmp_path):
+    torch.save(torch.load(home/'encoder.pth')['model'] | {name: torch.zeros(shape)}, tmp_path/'x.pth')
+    with pytest.raises(ValueError, match=f'{name} is of shape .*, and in a ViT it has . dimensions'): from_pretrained(tmp_path/'x.pth', num_heads=4, log=quiet)
+
+def test_a_file_torn_near_its_beginning(home, tmp_path):
+    for n in 1, 30, 999, 5000:
+        (tmp_path/'x.pth').write_bytes((home/'encoder.pth').read_bytes()[:n])
+        with pytest.raises(ValueError, match='cannot be read as a file of tensors'): from_pretrained(tmp_path/'x.pth', num_heads=4, log=quiet)
+
+def test_a_note_that_is_no_dictionary(home, tmp_path):
+    save_file(torch.load(home/'encoder.pth')['model'], tmp_path/'x.safetensors', {'mae_nb': '[1]'})
+    with pytest.raises(ValueError, match='its note mae_nb should be a dictionary'): from_pretrained(tmp_path/'x.safetensors', num_heads=4, log=quiet)
+
 @pytest.mark.parametrize('name,kw,error,says', [
     ('encoder.pth', dict(num_heads=4, kind='autoencoder'), ValueError, 'no decoder in it, so it cannot predict pixels'),
     ('encoder.pth', dict(num_heads=4, kind='classifier'), ValueError, 'no head: make one with mae_finetune'),
@@ -316,6 +338,15 @@ def test_no_network(name, tmp_path, monkeypatch):
 # -- the command
 
 def command(args): return mae_convert([str(a) for a in args])
+
+def test_a_conversion_that_failed_is_not_in_the_way(home, tmp_path, monkeypatch):
+    def full(*args): raise OSError(28, 'No space left on device')
+    cfg = ConvertConfig(source=str(home/'small'), output=str(tmp_path/'out'), to='hf')
+    with monkeypatch.context() as m:
+        m.setattr('mae_nb.weights.export.save_tensors', full)
+        with pytest.raises(OSError): convert(cfg, quiet)
+    assert list((tmp_path/'out').iterdir()) == []
+    assert convert(cfg, quiet)
 
 def test_convert_command(home, tmp_path, capsys):
     assert command(['--source', home/'small', '--output', tmp_path/'hf', '--to', 'hf', '--licence', 'apache-2.0']) == 0

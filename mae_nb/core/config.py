@@ -40,6 +40,7 @@ def _check_number(name, value, kind, least):
         raise ValueError(f'{name} must be an integer, got {value!r}')
     if type(value) not in (int, float): raise ValueError(f'{name} must be a number, got {value!r}')
     if not value >= least: raise ValueError(f'{name} must be at least {least}, got {value}')  # rejects nan, too
+    if value >= 2**63: raise ValueError(f'{name} must be below 2**63, got {value}')  # rejects inf, too
 
 def check_fields(
     config, # An instance of a dataclass
@@ -69,7 +70,9 @@ def to_text(
 )->None:
     "Replace the values of some fields by their text, with `~` expanded at its beginning; None stays."
     for k in names:
-        if (v := getattr(config, k)) is not None: object.__setattr__(config, k, os.path.expanduser(str(v)))
+        if (v := getattr(config, k)) is None: continue
+        if not str(v).strip(): raise ValueError(f'{k} is empty, as from a variable that is not set: give a value, or leave it out')
+        object.__setattr__(config, k, os.path.expanduser(str(v)))
 
 # %% ../../nbs/2_model/00a_core_config.ipynb #b3cabfb0
 def config_diff(

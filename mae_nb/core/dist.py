@@ -7,7 +7,7 @@ __all__ = ['accumulation_steps', 'DistInfo', 'init_distributed', 'all_gather_sca
            'shard_model', 'compile_blocks', 'ParallelModel', 'Interrupted', 'SignalHandler', 'StopVote']
 
 # %% ../../nbs/3_training/15_distributed.ipynb #e5d6eb43
-import hashlib, os, pickle, signal, threading, time, warnings
+import hashlib, os, pickle, re, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import torch, torch.distributed as dist
@@ -77,6 +77,15 @@ def _say_launch(told, device, log):
     log(f'started  {told["size"]} processes, by {who}; they meet at {told["host"]}:{told["port"]}'
         + (f'; each takes the GPU of its {gpu}' if device.type == 'cuda' else ''))
 
+def _meet(told):
+    "The store that all processes share; raise `ValueError` if it can't be where it was told to be."
+    place = f'{told["host"]}:{told["port"]}'
+    try: return next(rendezvous('env://' if told['how'] == 'torchrun' else f'tcp://{place}', told['rank'], told['size']))[0]
+    except dist.DistNetworkError as e:
+        why = re.search(r'message: (.*)', str(e))
+        raise ValueError(f'rank {told["rank"]} cannot meet the others at {place}: {why[1] if why else e}. '
+                         'Set MASTER_ADDR to the host of rank 0, and MASTER_PORT to a free port there') from e
+
 @contextmanager
 def init_distributed(
     device:str=None, # 'cpu', 'cuda', ...; each process takes its own GPU, if there are several processes, and GPUs
@@ -92,8 +101,7 @@ def init_distributed(
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
     _say_launch(told, world.device, log)
-    url = 'env://' if told['how'] == 'torchrun' else f'tcp://{told["host"]}:{told["port"]}'
-    common = next(rendezvous(url, world.rank, world.size))[0]
+    common = _meet(told)
     if common.check(['given up']): raise FloatingPointError(f'{common.get("given up").decode()}; not tried again')
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
     store = _fresh_prefix_store(common, world.rank, world.size)

@@ -134,10 +134,10 @@ def read_jsonl(
 )->list: # Its records
     "Read a log back; raise `ValueError` naming the line that is no record."
     records = []
-    lines = Path(path).read_text().splitlines()
+    lines = Path(path).read_text(errors='replace').splitlines()
     for n,line in enumerate(lines, start=1):
-        try: records.append(json.loads(line))
-        except ValueError as e:
+        try: records.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as e:
             if torn and n == len(lines): break
-            raise ValueError(f'{path}, line {n} is no JSON: {line[:60]!r}') from e
+            raise ValueError(f'{path}, line {n} is no JSON, or no record: {line[:60]!r}') from e
     return records

@@ -22,25 +22,31 @@ def _first_host(
     name,number = re.match(r'([^,\[]+)(?:\[(\w+))?', nodes).groups()
     return name + (number or '')
 
+def _number(env, name):
+    "The value of a variable, a whole number."
+    try: return int(env[name])
+    except ValueError as e: raise ValueError(f'{name}={env[name]} is no whole number: unset it, if it was left behind') from e
+
 def _meeting_point(env, how, size, inside):
     "Host and port of rank 0; raise `ValueError` if they are not told and can't be derived."
     if how == 'torchrun':
         if missing := [k for k in ('MASTER_ADDR', 'MASTER_PORT') if k not in env]:
             raise ValueError(f'RANK and WORLD_SIZE are set, but not {" and ".join(missing)}: set them to the host of '
                              'rank 0 and a free port there; or unset RANK, if it was left behind')
-        return env['MASTER_ADDR'], int(env['MASTER_PORT'])
-    job,step = (int(env.get(k, 0)) for k in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
-    port = int(env.get('MASTER_PORT', 29500 if how != 'srun' else 15000 + (100*job + step) % 20000))
+        return env['MASTER_ADDR'], _number(env, 'MASTER_PORT')
+    job,step = (_number({k: 0, **env}, k) for k in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    port = _number(dict(MASTER_PORT=29500 if how != 'srun' else 15000 + (100*job + step) % 20000) | env, 'MASTER_PORT')
     if 'MASTER_ADDR' in env: return env['MASTER_ADDR'], port
     nodes = env.get('SLURM_STEP_NODELIST') or env.get('SLURM_JOB_NODELIST')
     if how == 'srun' and nodes: return _first_host(nodes), port
-    if inside and int(env.get(inside, 0)) == size: return 'localhost', port
+    if inside in env and _number(env, inside) == size: return 'localhost', port
     raise ValueError(f'{size} processes by {how}, perhaps on several machines: set MASTER_ADDR to the host of rank 0')
 
 def launch_info(
     env=os.environ, # Environment variables
 )->dict: # `how`, `rank`, `size`, `local` (None if it isn't told), `host` and `port`; None for a process by itself
     "Find out who started this process, as which of how many; raise `ValueError` if what is told makes no sense."
+    env = {k: v for k,v in env.items() if v.strip()}  # empty is unset
     for how,(rank,size,local,inside) in launchers.items():
         if how == 'srun' and size not in env and {'SLURM_STEP_ID', 'MASTER_ADDR'} & set(env): size = 'SLURM_NTASKS'
         if rank in env and size in env: break
@@ -48,9 +54,9 @@ def launch_info(
         if 'RANK' not in env: return None
         raise ValueError(f'RANK={env["RANK"]} is set, but not WORLD_SIZE: unset it (env -u RANK ...) if it was left '
                          'behind; several processes are started by torchrun, srun or mpirun')
-    told = dict(how=how, rank=int(env[rank]), size=int(env[size]))
+    told = dict(how=how, rank=_number(env, rank), size=_number(env, size))
     if how != 'torchrun' and told['size'] == 1: return None
     if not 0 <= told['rank'] < told['size']: raise ValueError(f'{rank}={env[rank]}, but {size}={env[size]}')
     host,port = _meeting_point(env, how, told['size'], inside)
     names = local, *(names[2] for names in launchers.values())
-    return told | dict(local=next((int(env[k]) for k in names if k in env), None), host=host, port=port)
+    return told | dict(local=next((_number(env, k) for k in names if k in env), None), host=host, port=port)

@@ -92,6 +92,7 @@ def hf_images(
     "Load a Hugging Face data set; one that asks for consent, like ImageNet, needs `hf auth login` before."
     try: from datasets import load_dataset
     except ImportError as e: raise ValueError(f"hf:{name} needs an extra: pip install 'mae_nb[hf]'") from e
+    if not name.strip(): raise ValueError('hf: names no data set: give hf:OWNER/NAME, or hf:FOLDER')
     todo = ['train'] if split == 'train' else ['validation', 'test']
     for s in todo:  # it grows
         try: return HFImages(load_dataset(name, split=s, cache_dir=cache_dir), exif_transpose, **columns)
@@ -182,10 +183,12 @@ def load_images(
 )->Dataset: # Yields `(uint8 (C, H, W), class number or -1)`; has `labels` and `classes`
     "Load a data set by name; of a folder with subfolders `train` or `val`/`test`, the one of the split."
     data = str(data)
+    if not data.strip(): raise ValueError('data is empty, as from a variable that is not set: give a folder or a name')
     if data == 'fashion': return fashion(split)
     if data in torchvision_sets: return torchvision_images(data, split, root, download)
     if data in listed_sets: return listed_images(data, split, root, exif_transpose)
     if data.startswith('hf:'): return hf_images(data[3:], split, root, exif_transpose, image_column=image_column, label_column=label_column)
+    if image_column or label_column: raise ValueError(f'{data} has no columns: image_column and label_column are for hf:NAME')
     if '://' in data or data.endswith('.tar'):
         if split != 'train': raise NoSuchSplit(f'{data} names shards, all of one split: there are none to test on')
         return ShardImages(data, exif_transpose)

@@ -39,7 +39,7 @@ class ListedImages(EncodedImageDataset):
 def read_list(path): # Text file with lines `path label`, separated by a space or a comma
     "Read paths, without a slash before them, and class numbers, which follow the last space or comma of a line."
     found = []
-    try: lines = Path(path).read_text().splitlines()
+    try: lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as e: raise ValueError(f'{path} is no text file: {e}') from e
     for n,line in enumerate(lines, 1):
         if not (line := line.strip()): continue

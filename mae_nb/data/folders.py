@@ -46,7 +46,7 @@ def is_by_product(name:str)->bool: # Of a file or folder
 def printable(text:str)->str:
     "Escape what the terminal can't print: telling a name must never end a run."
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-    return text.encode(encoding, 'backslashreplace').decode(encoding)
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f]', lambda m: f'\\x{ord(m[0]):02x}', text.encode(encoding, 'backslashreplace').decode(encoding))
 
 # %% ../../nbs/3_training/11d_folders.ipynb #eb7f6846
 _split_words = dict(
@@ -63,14 +63,24 @@ def _plain(text):
 
 _split_names = {_plain(w): kind for kind,words in _split_words.items() for w in words.split()}
 
+def _words(name):
+    "The words of a name, without those that say nothing."
+    return [w for w in re.findall(r'[^\W\d_]+', _plain(re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))) if w not in _silent_words]
+
 def split_of(
     name:str, # Of a folder, or of a shard without its ending
     alone:bool=True, # May no other word stand beside it?
 )->str|None: # `'train'`, `'val'` or `'test'`; None if it names none, or several
     "Tell which split a name stands for, in any case and in the usual languages."
-    words = re.findall(r'[^\W\d_]+', _plain(re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name)))
-    kinds = {_split_names.get(w) for w in words if w not in _silent_words} - (set() if alone else {None})
+    kinds = {_split_names.get(w) for w in _words(name)} - (set() if alone else {None})
     return kinds.pop() if len(kinds) == 1 else None
+
+def _kinds(names):
+    "The split of each name; names that differ in such a word alone (`birds_train`, `birds_test`) are of splits, too."
+    kinds = {n: split_of(n) for n in names}
+    loose = {n: split_of(n, alone=False) for n in names}
+    rest = {tuple(w for w in _words(n) if w not in _split_names) for n in names if loose[n]}
+    return loose if not any(kinds.values()) and len(rest) == 1 and {'train'} < set(loose.values()) - {None} else kinds
 
 # %% ../../nbs/3_training/11d_folders.ipynb #4e928d33
 @dataclass
@@ -196,22 +206,23 @@ def folders_in(path)->list: # Names, sorted
 
 def _has_images(path):
     known = frozenset(image_endings())
-    with os.scandir(path) as entries:
-        return any(os.path.splitext(e.name)[1].lower() in (known | {'.tar'}) and not is_by_product(e.name) and e.is_file() for e in entries)
+    with os.scandir(path) as entries: return any(os.path.splitext(e.name)[1].lower() in (known | {'.tar'}) and not is_by_product(e.name) and e.is_file() for e in entries)
 
-def _holds_splits(path):
-    kinds = {split_of(d) for d in folders_in(path)} - {None}
-    return 'train' in kinds or len(kinds) > 1
+def _is_around(path):
+    "Does a folder hold splits, or several folders and no images, at some depth?"
+    inner = folders_in(path)
+    if 'train' in (kinds := {*_kinds(inner).values()} - {None}) or len(kinds) > 1: return True
+    return not (path.is_symlink() or _has_images(path)) and (len(inner) > 1 or len(inner) == 1 and _is_around(path/inner[0]))
 
 def enter_images(path, split=None):
-    "Enter a lone folder around splits, and `images` beside `annotations`; return the folder and notes."
+    "Enter a lone folder around splits or class folders, and `images` beside `annotations`; return the folder and notes."
     notes = []
     for _ in range(9):
         inner = folders_in(path)
         pictures = [d for d in inner if _plain(d) in _image_words]
         rest = [d for d in inner if d not in pictures]
         beside = len(pictures) == 1 and rest and all(_plain(d) in _annotation_words for d in rest)
-        lone = len(inner) == 1 and (split_of(inner[0]) == split if split else not split_of(inner[0]) and _holds_splits(path/inner[0]))
+        lone = len(inner) == 1 and (split_of(inner[0]) == split if split_of(inner[0]) else _is_around(path/inner[0]))
         if not (beside or lone) or _has_images(path): break
         path = path/(pictures if beside else inner)[0]
         notes.append(f'read {path}' + (f', not {_some(rest)} beside it' if beside else ''))
@@ -232,7 +243,7 @@ def find_split(
     "Find the part of a folder that belongs to a split; raise `NoSuchSplit` if there is none."
     if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     path,notes = enter_images(Path(path))
-    kinds = {d: split_of(d) for d in folders_in(path)}
+    kinds = _kinds(folders_in(path))
     for kind in ('train',) if split == 'train' else ('val', 'test'):
         if not (mine := [d for d in kinds if kinds[d] == kind]): continue
         name = _one_of(mine, kind, path)
@@ -243,8 +254,9 @@ def find_split(
                              f'Rename it if it is a class; give {path/name} as data if it is all there is to read')
         inner,more = enter_images(path/name, kind)
         left = f', not {_some(others)} beside it' if others else ''
+        if twins := [d for d in others if kinds[d] and 'train' in (kind, kinds[d]) and os.path.samefile(path/d, path/name)]:
+            more.insert(0, f'warning: {_some(twins)} and {name} are one folder: the test images are those for training')
         return inner, [], [*notes, f'{"training" if split == "train" else "test"} images are those of {name}{left}', *more]
     if split == 'test': raise NoSuchSplit(f'no folder val or test, and no shards of that name, in {path}')
-    but = [d for d in kinds if kinds[d]]
-    if but: notes.append(f'{_some(but)} are not for training')
+    if but := [d for d in kinds if kinds[d]]: notes.append(f'{_some(but)} are not for training')
     return path, but, notes

@@ -32,7 +32,9 @@ def open_image(
     """Read the head of an image; raise `CorruptImage` when there is none, or when it announces more pixels than fit (a 'bomb').
     The limit is Pillow's; the environment variable `MAE_MAX_IMAGE_PIXELS`, a number or `none`, sets another."""
     load_plugins()
-    if limit := os.environ.get('MAE_MAX_IMAGE_PIXELS'): Image.MAX_IMAGE_PIXELS = None if limit == 'none' else int(limit)
+    if limit := os.environ.get('MAE_MAX_IMAGE_PIXELS', '').lower():
+        if limit != 'none' and not (limit.isdecimal() and int(limit)): raise ValueError(f'MAE_MAX_IMAGE_PIXELS must be a number of pixels, or none, got {limit!r}')
+        Image.MAX_IMAGE_PIXELS = None if limit == 'none' else int(limit)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)

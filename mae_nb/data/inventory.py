@@ -43,7 +43,7 @@ def choose_columns(
     from datasets import ClassLabel, Image as ImageColumn, Value
     def by_name(names, known): return sorted(names, key=lambda n: known.index(n.lower()) if n.lower() in known else len(known))
     pictures = by_name([n for n,f in features.items() if isinstance(f, ImageColumn)], _image_names)
-    numbers = [n for n,f in features.items() if isinstance(f, Value) and n.lower() in _label_names and re.match('u?int|string|large_string', f.dtype)]
+    numbers = [n for n,f in features.items() if isinstance(f, Value) and (n == label_column or n.lower() in _label_names) and re.match('u?int|bool|string|large_string', f.dtype)]
     classes = [n for n,f in features.items() if isinstance(f, ClassLabel)]
     labels = by_name(classes, _label_names) + by_name(numbers, _label_names)
     if not pictures: raise ValueError(f'no column of images; there are {features}')
@@ -123,7 +123,8 @@ def match_channels(
     before = len(dataset.notes)
     there = settle_channels(dataset, channels if value_range else None, value_range=value_range)
     if (there, channels) != (1, 3) and there != channels and (channels == 1 or dataset.value_range):
-        raise ValueError(f'the images are {"in colour, " if there == 3 else ""}of {there} channels, and the model takes {channels}')
+        raise ValueError(f'the images are {"in colour, " if there == 3 else ""}of {there} channels, and the model takes {channels}'
+                         + ': mae_convert --in_chans 3 adapts it'*(there == 3 and channels == 1))
     told = [n for n in dataset.notes[before:] if n.startswith('warning: ') or dataset.value_range and not value_range]
     if told: warnings.warn('; '.join(n.removeprefix('warning: ') for n in told))
     return with_channels(dataset, channels, dataset.value_range)
@@ -160,9 +161,10 @@ def data_plan(
     n = max(len(names), len(used))
     shown = ', '.join(names[:5]) + (', ...' if n > 5 else '')
     lines = [f'classes  {n}: {shown}' if names else f'classes  {n or "none: no labels"}']
+    if not names and len(used) and used[-1] + 1 != n: lines.append(f'warning  class numbers go up to {used[-1]}, and {n} of them occur: the others count as classes all the same')
     if len(used) == 1: lines.append(f'warning  all training images are of one class{f" ({names[used[0]]})" if names else ""}: any classifier is right')
     for split,dataset in ('train', train), ('test', test):
         for note in getattr(dataset, 'notes', ()):
             kind,_,text = note.rpartition('warning: ')
             lines.append(f'{"note" if note == text else "warning":9}{split}: {text}')
-    return lines
+    return [line.replace('\n', '\\n') for line in lines]

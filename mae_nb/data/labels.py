@@ -6,7 +6,7 @@
 __all__ = ['FinetuneDataset', 'label_subset', 'load_labelled_splits']
 
 # %% ../../nbs/3_training/13c_labelled.ipynb #d1cb3694
-import torch
+import torch, unicodedata
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tvf
@@ -98,10 +98,15 @@ def load_labelled_splits(
     try: sets.append(load_images(data, 'test', **how))
     except NoSuchSplit: sets.append(None)  # and for no other reason
     for s in sets:
-        if s is not None and (s.labels < 0).any(): raise ValueError(f'{data} has images without a class: a classifier needs labels')
+        if s is not None and (bare := int((s.labels < 0).sum())): raise ValueError(f'{data} has images without a class, {bare} of {len(s)}: a classifier needs labels')
     names = sets[0].classes
-    if sets[1] is not None and names and sets[1].classes and tuple(names) != tuple(sets[1].classes):
-        differ = sorted(set(map(str, names)) ^ set(map(str, sets[1].classes)))
-        raise ValueError(f'the training and the test images of {data} have different classes: {differ[:5]} are in one of them only')
+    one = lambda classes: [unicodedata.normalize('NFC', str(c)) for c in classes]  # a Mac may have decomposed them
+    if sets[1] is not None and names and sets[1].classes and one(names) != one(sets[1].classes):
+        differ = sorted(set(one(names)) ^ set(one(sets[1].classes)))
+        raise ValueError(f'the training and the test images of {data} have different classes: ' + (f'{differ[:5]} are in one of them only' if differ else
+                         'those with accents are written in two ways, and so in another order: rename the folders'))
     n = len(names) if names else int(sets[0].labels.max()) + 1
+    if n > 10**6: raise ValueError(f'{data} has a class number {n - 1}, so there would be {n} classes: is label_column one of classes?')
+    if sets[1] is not None and (most := int(sets[1].labels.max())) >= n:
+        raise ValueError(f'{data} has test images of class {most}, and the training images are of classes 0 to {n - 1}')
     return label_subset(sets[0], fraction, seed), sets[1], n, tuple(map(str, names)) if names else None

@@ -7,6 +7,7 @@ __all__ = ['MOST_PIXELS', 'REPORT_TEMPLATE', 'reconstruction_picture', 'probe_ru
 
 # %% ../../nbs/4_paper/28_report.ipynb #aa348e49
 import html, json
+from itertools import islice
 from pathlib import Path
 import torch
 from matplotlib.figure import Figure
@@ -42,7 +43,10 @@ def reconstruction_picture(
     model = from_pretrained(run, 'autoencoder')
     view = EvalDataset(with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range), model.cfg.img_size)
     picks = torch.linspace(0, len(view) - 1, min(n, len(view))).long().tolist()
-    shown = [x[0] for i in picks if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage)]
+    ids = dict.fromkeys([*picks, *range(min(len(view), 1000))])  # others stand in for those that can't be read
+    found = (catch_corrupt(view.__getitem__, i) for i in ids)
+    shown = list(islice((x[0] for x in found if not isinstance(x, CorruptImage)), n))
+    if not shown: raise ValueError(f'none of {len(ids)} test images of {job["data"]} can be read: mae_data check --split test lists why')
     imgs = normalise(torch.stack(shown), model.cfg.mean, model.cfg.std)
     scores = torch.rand(len(imgs), model.grid[0]*model.grid[1], generator=sample_rng(job['seed'], 0))
     return show_reconstruction(model, imgs, job['mask_ratio'], scores)

@@ -41,6 +41,7 @@ def model_inputs(
         raise ValueError(f'this model takes images scaled by value_range={cfg.value_range}, and bytes are not: give normalise(decode_array(...), mean, std)')
     if imgs.dtype == torch.uint8: return normalise(imgs, cfg.mean, cfg.std)
     imgs = imgs.float()
+    if not imgs.isfinite().all(): raise ValueError('imgs have values that are not finite')
     if not cfg.value_range and len(imgs) and (most := denormalise(imgs, cfg.mean, cfg.std).abs().max()) > 5:
         raise ValueError(f'imgs are not normalised: pixels would be up to {most:.0f} instead of 1. Give them as uint8, '
                          'or normalise(imgs, mean, std) of mae_nb.data.datasets')

@@ -72,6 +72,8 @@ class RunConfig:
         if self.ema_decay is not None and not self.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {self.ema_decay}')
         if self.clip_grad == 0: raise ValueError('clip_grad must be above 0: leave it out, and nothing is clipped')
         std = self.std or ()
+        if not all(0 <= v <= 1 for v in (*(self.mean or ()), *std)):
+            raise ValueError(f'mean and std are of pixels in [0, 1], got {self.mean} and {self.std}: divide those of 0 to 255 by 255')
         if len(self.mean or ()) != len(std) or not all(s > 0 for s in std):
             raise ValueError(f'mean and std belong together, one number per channel, std above 0: got {self.mean} and {self.std}')
         if self.resume and self.overwrite: raise ValueError('resume continues a run, overwrite removes it: give one of them')

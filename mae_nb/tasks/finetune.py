@@ -80,7 +80,7 @@ def make_model(
     if not shapes.get('mean'): shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
     if not cfg.encoder: shapes['in_chans'] = channels
     if w and cfg.model: w.shapes.setdefault('num_heads', shapes['num_heads'])  # a bare file does not store them, a preset does
-    if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the model takes {shapes["in_chans"]}')
+    if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the model takes {shapes["in_chans"]}: mae_convert --in_chans {channels} adapts it')
     seed_all(cfg.seed)
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_init_std)
     if not w: return model

@@ -100,8 +100,9 @@ def clean_run(
         folder = old.with_name(old.name[1:-4])
         if folder.exists(): shutil.rmtree(old)
         else: os.rename(old, folder)
-    for left in [*run.glob('checkpoints/.step-????????.tmp'), *run.glob('.overwritten.tmp')]: shutil.rmtree(left)
-    for name in (*shown, 'config.json', 'log.jsonl'):
+    for left in [*run.glob('checkpoints/.step-????????.tmp'), *run.glob('.overwritten.tmp')]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for name in (*shown, 'config.json', 'inputs.json', 'log.jsonl'):
         for left in run.glob(f'.{name}.*.tmp'): left.unlink()
 
 def _digest(path):
@@ -160,7 +161,7 @@ def check_checkpoint(
     if not (folder/'state.json').is_file():
         raise ValueError(f'{folder} is no checkpoint, it has no state.json: it is not opened, and nothing is unpickled')
     state = read_json(folder/'state.json')
-    if 'files' not in state: raise ValueError(f'{folder} is damaged: state.json lists no files')
+    if not isinstance(state, dict) or not isinstance(state.get('files'), dict): raise ValueError(f'{folder} is damaged: state.json lists no files')
     for name,was in state['files'].items():
         path = folder/name
         if not path.is_file(): raise ValueError(f'{folder} is damaged: {name} is missing')
@@ -174,7 +175,7 @@ def checkpoints(
     run, # Folder of a run
 )->list: # Its checkpoints, the newest last
     "List what a run has saved."
-    return sorted((Path(run)/'checkpoints').glob('step-????????'))
+    return sorted((Path(run)/'checkpoints').glob('step-' + 8*'[0-9]'))
 
 def latest_checkpoint(
     run, # Folder of a run

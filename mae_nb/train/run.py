@@ -57,13 +57,16 @@ def _plain(cfg): return json.loads(json.dumps(asdict(cfg)))
 def _inputs(run):
     "What a run is made from, by content, as it was noted when it began; nothing for runs of earlier versions."
     path = Path(run)/'inputs.json'
-    return read_json(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict): raise ValueError(f'{path} is damaged: it holds {str(found)[:60]}')
+    return found
 
 def _check_same_config(cfg, task, before, folder=None, log=print):
     "Raise `ValueError` if a run (or its checkpoint in a folder) would be resumed with another configuration or model."
     before = _of_this_version(before, cfg, log)
     free = set(cfg.may_change)
     if cfg.epochs > before['epochs']: free.add('epochs')  # prolonged
+    if before.get('max_steps') and (cfg.max_steps or float('inf')) > before['max_steps']: free.add('max_steps')
     if folder or cfg.mean is None: free |= {'mean', 'std'}  # compared as part of the model
     now = getattr(task, 'inputs', {})
     was = _inputs(folder.parent.parent if folder else cfg.output_dir)
@@ -74,6 +77,8 @@ def _check_same_config(cfg, task, before, folder=None, log=print):
                                             'so it cannot continue from there:', *wrong]))
 
 # %% ../../nbs/3_training/19_runs.ipynb #3dc77a2e
+_needed = {'step', 'config', 'effective_batch', 'total_steps', 'window', 'scaler'} # of a checkpoint's state, to continue from it
+
 def find_checkpoint(
     resume:str, # `'auto'`, a run, a checkpoint, or None
     output_dir, # Folder of the run
@@ -83,10 +88,12 @@ def find_checkpoint(
     if not resume: return None, None
     if resume == 'auto':
         clean_run(output_dir)
-        return latest_checkpoint(output_dir, log)
-    if not _is_run(resume): return Path(resume), check_checkpoint(resume)
-    found = latest_checkpoint(resume, log, aside=False)
-    if not found[0]: raise ValueError(f'{resume} has no checkpoint yet')
+        found = latest_checkpoint(output_dir, log)
+    elif not _is_run(resume): found = Path(resume), check_checkpoint(resume)
+    else: found = latest_checkpoint(resume, log, aside=False)
+    folder,state = found
+    if not folder and resume != 'auto': raise ValueError(f'{resume} has no checkpoint yet')
+    if folder and (lacks := sorted(_needed - state.keys())): raise ValueError(f'{folder} cannot be resumed: its state.json lacks {", ".join(lacks)}')
     return found
 
 def completed(
@@ -112,10 +119,13 @@ def open_run(
     if info and info['effective_batch'] != task.effective_batch:
         raise ValueError(f'the steps of {folder} hold {info["effective_batch"]} images, and now they would hold '
                          f'{task.effective_batch}: leave accum_iter out to have it derived')
-    if cfg.resume != 'auto' or not _is_run(run): _new_run(run, cfg.overwrite)
+    if cfg.resume != 'auto' or not (info or _is_run(run)): _new_run(run, cfg.overwrite)
     elif info:  # as after a save, which may have been interrupted
         show_weights(run, folder)
         prune_checkpoints(run, cfg.keep_checkpoints)
+    elif (run/'model.safetensors').exists():
+        raise ValueError(f'{run} shows weights, but it has no checkpoints: it cannot continue, and to begin anew would replace them. '
+                         'Give another output_dir, or overwrite')
     else: _check_same_config(cfg, task, read_json(run/'config.json'), log=log)
     save_json(asdict(cfg), run/'config.json')
     if inputs := getattr(task, 'inputs', {}): save_json(inputs, run/'inputs.json')

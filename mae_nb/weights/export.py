@@ -172,7 +172,11 @@ def convert(
     licence = cfg.licence or _licence(cfg.source) or _licence(job.get('init_from') or job.get('encoder'))
     card = model_card(w, cfg.to, licence, run)
     out.mkdir(parents=True, exist_ok=True)
-    save_as(w, out, cfg.to, job.get('mask_ratio', 0.75))
-    atomic_write(out/'README.md', lambda tmp: tmp.write_text(card, encoding='utf-8'))
+    try:
+        save_as(w, out, cfg.to, job.get('mask_ratio', 0.75))
+        atomic_write(out/'README.md', lambda tmp: tmp.write_text(card, encoding='utf-8'))
+    except BaseException:  # the disk is full: half of a folder would be in the way
+        for p in out.iterdir(): p.unlink()
+        raise
     log(f'written  {out}: {", ".join(sorted(p.name for p in out.iterdir()))}')
     return out

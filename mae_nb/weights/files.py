@@ -6,7 +6,7 @@
 __all__ = ['unwrap', 'read_noted', 'read_file']
 
 # %% ../../nbs/2_model/08d_weight_files.ipynb #742eb4ba
-import argparse, json, re, warnings
+import argparse, errno, json, re, warnings
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,8 +54,8 @@ def _read_pickle(path):
         with open(path, 'rb') as f, warnings.catch_warnings(), torch.serialization.safe_globals(_allowed):
             warnings.simplefilter('ignore')  # torch's advice
             return torch.load(f, map_location='cpu', weights_only=True)  # of a path, torch would heed the ending
-    except (OSError, MemoryError): raise
     except Exception as e:  # bytes of something else can make it raise anything
+        if isinstance(e, MemoryError) or isinstance(e, OSError) and e.errno != errno.EINVAL: raise  # a torn file makes it seek to nowhere
         text = f'{path} cannot be read as a file of tensors, and nothing else is unpickled: {_why(e)}'
     raise ValueError(text)
 
@@ -146,8 +146,12 @@ def _read_shards(index):
     return state, {}
 
 # %% ../../nbs/2_model/08d_weight_files.ipynb #8e3e9a44
-def _check_finite(state, path):
-    "Raise `ValueError` that names the tensors with NaN or infinite values."
+def _check_values(state, path):
+    "Raise `ValueError` that names tensors without ordinary numbers, and those with NaN or infinite values."
+    plain = lambda k, v: v.layout == torch.strided and not (v.is_meta or v.is_quantized) and (v.is_floating_point() or k.endswith('num_batches_tracked'))
+    for k,v in state.items():
+        if not plain(k, v): raise ValueError(f'{path}: {k} has no ordinary numbers ({v.dtype}, {v.layout}, on {v.device}): weights are dense, in 16 or 32 bits. '
+                                             'Convert them where they were made')
     bad = [k for k,v in state.items() if v.is_floating_point() and not v.float().isfinite().all()]
     if bad: raise ValueError(f'{path}: values that are not finite in {len(bad)} of {len(state)} tensors '
                              f'({", ".join(bad[:3])}): the training diverged, or the file is damaged')
@@ -161,7 +165,8 @@ def read_noted(
         raise ValueError(f'{path} is one of several files: give their folder, or the index beside it')
     found,told = _read_shards(path) if path.name.endswith('.index.json') else _read_one(path)
     state,notes = unwrap(found, path)
-    _check_finite(state, path)
+    if not isinstance(told, dict): raise ValueError(f'{path}: its note mae_nb should be a dictionary, and is {told!r}')
+    _check_values(state, path)
     return state, told, notes
 
 def read_file(

@@ -125,6 +125,8 @@ def infer_config(
     need = 'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.0.mlp.fc1.weight'
     if missing := [k for k in need if k not in state]:
         raise ValueError(f'{path}: no encoder in it, {missing} are missing; there are {sorted(state)[:4]} ...')
+    for k,n in zip(need, (3, 3, 4, 2)):
+        if state[k].ndim != n: raise ValueError(f'{path}: {k} is of shape {tuple(state[k].shape)}, and in a ViT it has {n} dimensions')
     D,C,p,_ = state['patch_embed.proj.weight'].shape
     count = lambda blocks: len({k.split('.')[1] for k in state if k.startswith(blocks)})
     h,w = grid or _grid(state['pos_embed'], p, wanted_size, path, notes)
