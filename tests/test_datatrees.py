@@ -212,7 +212,7 @@ def test_splits_inside_of_folders_are_not_mixed(tmp_path):
 
 def test_a_class_called_train(tmp_path):
     photos(tmp_path, 9, ('bus', 'car', 'train'))
-    with pytest.raises(ValueError, match='is train in .* a class, like bus, car beside it'): load_images(tmp_path)
+    with pytest.raises(ValueError, match='is train in .* a class, like bus, car'): load_images(tmp_path)
     assert len(load_images(tmp_path/'train')) == 3
 
 def test_two_folders_for_one_split(tmp_path):

@@ -6,7 +6,7 @@
 __all__ = ['load_plugins', 'image_endings', 'is_by_product', 'printable', 'split_of', 'FolderListing', 'list_images',
            'folder_notes', 'inner_splits', 'NoSuchSplit', 'folders_in', 'enter_images', 'find_split']
 
-# %% ../../nbs/3_training/11d_folders.ipynb #82ffc670
+# %% ../../nbs/3_training/11d_folders.ipynb #1b3c443a
 import logging, os, re, sys, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from PIL import Image
 
-# %% ../../nbs/3_training/11d_folders.ipynb #1b3c443a
 _not_decoded = {'EPS', 'MPEG', 'HDF5', 'GRIB', 'BUFR', 'WMF'} # formats that Pillow names, but doesn't decode by itself
 
 @cache
@@ -250,8 +249,7 @@ def find_split(
         others = [d for d in kinds if d != name]
         doubtful = [d for d in others if not kinds[d] and _plain(d) not in _annotation_words and not folders_in(path/d) and _has_images(path/d)]
         if kind == 'train' and doubtful and not any(kinds[d] for d in others) and not folders_in(path/name):
-            raise ValueError(f'is {name} in {path} a class, like {_some(doubtful, 3)} beside it, or the images for training? '
-                             f'Rename it if it is a class; give {path/name} as data if it is all there is to read')
+            raise ValueError(f'is {name} in {path} a class, like {_some(doubtful, 3)}? Rename it; else give {path/name} as data')
         inner,more = enter_images(path/name, kind)
         left = f', not {_some(others)} beside it' if others else ''
         if twins := [d for d in others if kinds[d] and 'train' in (kind, kinds[d]) and os.path.samefile(path/d, path/name)]:
