@@ -59,8 +59,6 @@ def _fresh_prefix_store(store, rank, size):
         time.sleep(0.05)
 
 # %% ../../nbs/3_training/15_distributed.ipynb #57fbadcc
-_groups = []  # kept alive: gloo's destructor joins its threads and holds the GIL, for which one of them may be waiting
-
 def _own_device(device, told):
     "The device of a process: the GPU of its rank on this machine, unless another was asked for."
     if device in (None, 'cuda') and torch.cuda.is_available():
@@ -106,7 +104,6 @@ def init_distributed(
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
     store = _fresh_prefix_store(common, world.rank, world.size)
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
-    _groups.append(dist.group.WORLD)
     try: yield world
     except FloatingPointError as e:
         common.set('given up', str(e))  # a restart would come to the same
