@@ -440,6 +440,7 @@ def test_loader_has_such_an_event():
     assert type(batches.gi_frame.f_locals['batches']._workers_done_event).__name__ == '_Event'
     batches.close()
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', ['stats', 'check', 'evaluation', 'pack'])
 def test_sigterm_leaves_every_loader_alone(what, jpegs, tmp_path, monkeypatch):
     "A cluster's SIGTERM reaches loading processes, too; they go on."

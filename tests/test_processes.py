@@ -80,8 +80,9 @@ def test_shards(two, home):
 def test_resume_with_other_processes(alone, home, first, then):
     "Stop after step 8, go on with more or fewer processes, in shards or not: the same 20 losses."
     run = home/f'{first}{then}'.replace(' ', '')
-    n,b,flags = first; pretrain(run, n, '--batch_size', b, *flags)
+    n,b,flags = first; pretrain(run, n, '--batch_size', b, '--keep_checkpoints', 9, *flags)
     for late in run.glob('checkpoints/step-000000[12]*'): subprocess.run(['rm', '-r', late], check=True)  # as if killed after step 8
+    assert [p.name for p in run.glob('checkpoints/*')] == ['step-00000008']
     n,b,flags = then; losses = pretrain(run, n, '--batch_size', b, '--resume', 'auto', *flags)
     assert far(alone, losses) < 1e-5
     assert [p.name for p in sorted(run.glob('checkpoints/*'))] == ['step-00000016', 'step-00000020']

@@ -130,6 +130,7 @@ member = st.tuples(st.sampled_from(['', 'a/', 'a/b/', './']), letters, st.sample
 
 def what(m): return m[0].removeprefix('./'), m[1], 'image' if m[2].lower().endswith(image_endings()) else m[2]  # one image a sample
 
+@pytest.mark.slow
 @given(st.lists(member, max_size=8, unique_by=what), st.integers(0, 999), st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
 def test_a_shard_holds_what_tarfile_says(tmp_path_factory, members, label, form):
     path = tmp_path_factory.mktemp('shard')/'x.tar'
