@@ -1,5 +1,5 @@
 "Images that are no photographs: 12, 14 and 16 bits, floating-point numbers, many bands; from PNG, TIFF and .npy, through every command."
-import io, sys
+import io, struct, sys, zlib
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -130,6 +130,24 @@ def test_a_few_deep_images_among_photographs(tmp_path):
     images = settled(tmp_path)
     assert images.value_range is None and images[0][0].dtype == torch.uint8
     assert any('1 of 4 images looked at have more than 8 bits' in n for n in images.notes)
+
+def test_what_pillow_leaves_out_is_told(tmp_path):
+    deep = cut_png(16, 16)
+    pages = [Image.fromarray(np.full((16, 16), v, np.uint8)) for v in (0, 255)]
+    for i in range(3): (tmp_path/f'{i}.png').write_bytes(deep)
+    pages[0].save(tmp_path/'a.tif', save_all=True, append_images=pages[1:])
+    found = load_images(tmp_path)
+    assert settle_channels(found) == 3
+    told = ' '.join(found.notes)
+    assert 'of 3 of 4 images looked at is not read: the lower 8 of 16 bits' in told
+    assert 'of 1 of 4 images looked at is not read: all frames or pages but the first' in told
+
+def cut_png(width, height):
+    "A PNG with 16 bits a colour, which Pillow reads, but does not write."
+    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    rows = (b'\0' + bytes(6*width))*height
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
 
 def test_npy_beside_photographs_is_passed_over(tmp_path):
     Image.fromarray((scene(0)[0]*255).astype(np.uint8)).save(tmp_path/'0.png')

@@ -177,6 +177,21 @@ def test_links_to_other_disks_are_followed(tmp_path):
     found = load_images(tmp_path/'data')
     assert len(found) == 6 and found.classes == ('cat', 'dog') and found.notes == ['read through links: cat, dog']
 
+@links
+def test_links_into_the_other_split_are_a_warning(tmp_path):
+    (splits(tmp_path)/'train'/'more').symlink_to(tmp_path/'val'/'cat')
+    with pytest.warns(UserWarning, match='more of .*train lead into the folder of another split'): load_images(tmp_path)
+
+def test_a_run_among_its_images_is_refused(tmp_path, capsys):
+    photos(tmp_path)
+    assert call(mae_pretrain, '--data', tmp_path, '--output_dir', tmp_path/'runs'/'a') == 2
+    assert 'lies among the images of' in capsys.readouterr().err and not (tmp_path/'runs'/'a').exists()
+
+def test_the_plan_tells_a_warning_once(tmp_path, capsys, recwarn):
+    (photos(tmp_path/'data')/'bee').mkdir()
+    assert call(mae_pretrain, '--data', tmp_path/'data', '--output_dir', tmp_path/'run', *PRE) == 0
+    assert capsys.readouterr().out.count("no images in ['bee']") == 1 and not [w for w in recwarn if 'bee' in str(w.message)]
+
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root opens any folder')
 def test_folder_that_cannot_be_opened_is_told(tmp_path):
     (photos(tmp_path)/'cat').chmod(0)

@@ -366,3 +366,11 @@ def test_more_max_steps_prolong(tiny):
     with pytest.raises(ValueError, match='max_steps: now 5, before 6'): quietly(replace(tiny, max_steps=5, resume='auto'))
     quietly(replace(tiny, resume='auto'))
     assert steps_of(Path(tiny.output_dir))[-1] == 20
+
+def test_whoever_waits_for_the_others_says_so(capfd):
+    env = dict(os.environ, RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='29417')
+    code = 'from functools import partial; from mae_nb.core import dist; dist._patience = partial(dist._patience, seconds=0.1)\nwith dist.init_distributed("cpu"): pass'
+    with subprocess.Popen([sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, text=True) as waits:
+        line = waits.stdout.readline()
+        waits.kill()
+    assert line.startswith('rank 1 has waited 0.1 seconds for the other processes at localhost:29417')

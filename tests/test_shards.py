@@ -1,6 +1,6 @@
 "Shards from anywhere: of 200 random archives the index equals a plain reading with tarfile, or the difference is told."
 import io, json, os, random, re, tarfile
-import pytest
+import numpy as np, pytest
 from PIL import Image
 from mae_nb.cli import mae_data, mae_pretrain
 from mae_nb.data.folders import image_endings
@@ -48,12 +48,12 @@ def test_a_doubtful_sample_is_refused_by_name(tmp_path, members):
 def test_joined_archives_are_refused(tmp_path):
     with pytest.raises(ValueError, match='two members 000.jpg'): index_shard(tar_of(tmp_path/'x.tar', '000.jpg', '000.cls', '000.jpg'))
 
-def test_a_list_of_an_earlier_version_is_not_trusted(tmp_path):
-    path = tar_of(tmp_path/'x.tar', 'scan.0.jpg', 'scan.1.jpg')
-    found = index_shard(path)
-    old = dict(bytes=found['bytes'], names=found['names'][:1], labels=[-1], offsets=found['offsets'][:1], sizes=found['sizes'][:1])
-    (tmp_path/'x.tar.json').write_text(json.dumps(old))
-    assert len(ShardImages(path)) == 2
+def test_arrays_in_shards_are_images_where_there_are_no_others(tmp_path):
+    array = io.BytesIO()
+    np.save(array, np.zeros((4, 5), np.float32))
+    assert names(tar_of(tmp_path/'a.tar', ('0.npy', array.getvalue()), ('1.npy', array.getvalue()))) == ['0.npy', '1.npy']
+    both = index_shard(tar_of(tmp_path/'b.tar', '0.jpg', '0.npy'))
+    assert both['names'] == ['0.jpg'] and both['passed_over'] == {'.npy': 1}
 
 def random_shard(path, seed):
     "Members of a random archive: keys with dots and numbers, usual and unusual endings, labels, by-products, links."

@@ -42,6 +42,11 @@ def _check_number(name, value, kind, least):
     if not value >= least: raise ValueError(f'{name} must be at least {least}, got {value}')  # rejects nan, too
     if value >= 2**63: raise ValueError(f'{name} must be below 2**63, got {value}')  # rejects inf, too
 
+def _check_workers(n):
+    "Raise `ValueError` for more data-loader workers than any machine like this one could run."
+    most = max(64, 4*(os.cpu_count() or 1))
+    if n > most: raise ValueError(f'num_workers={n} processes are too many for {os.cpu_count()} processors: give at most {most}')
+
 def check_fields(
     config, # An instance of a dataclass
     at_least:dict, # Smallest value of each numeric field
@@ -51,6 +56,7 @@ def check_fields(
         value = getattr(config, f.name)
         if value is None and (f.default is None or NoneType in get_args(f.type)): continue
         if f.name in at_least: _check_number(f.name, value, f.type, at_least[f.name])
+        if f.name == 'num_workers': _check_workers(value)
         known = [v for v in _choices(f.type) if v is not None]
         if known and value not in known: raise ValueError(f'{f.name} must be one of {known}, got {value!r}')
 

@@ -10,6 +10,7 @@ __all__ = ['accumulation_steps', 'DistInfo', 'init_distributed', 'all_gather_sca
 import hashlib, os, pickle, re, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 import torch, torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
@@ -85,6 +86,16 @@ def _meet(told):
                          'Set MASTER_ADDR to the host of rank 0, and MASTER_PORT to a free port there') from e
 
 @contextmanager
+def _patience(rank, place, seconds=20):
+    "Say, if the block takes so long, that a process waits for others."
+    line = f'rank {rank} has waited {seconds} seconds for the other processes at {place} (MASTER_ADDR, MASTER_PORT)'
+    timer = threading.Timer(seconds, partial(print, flush=True), [line])
+    timer.daemon = True
+    timer.start()
+    try: yield
+    finally: timer.cancel()
+
+@contextmanager
 def init_distributed(
     device:str=None, # 'cpu', 'cuda', ...; each process takes its own GPU, if there are several processes, and GPUs
     log=print, # Called with lines of text
@@ -99,10 +110,11 @@ def init_distributed(
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
     _say_launch(told, world.device, log)
-    common = _meet(told)
+    place = f'{told["host"]}:{told["port"]}'
+    with _patience(world.rank, place): common = _meet(told)
     if common.check(['given up']): raise FloatingPointError(f'{common.get("given up").decode()}; not tried again')
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
-    store = _fresh_prefix_store(common, world.rank, world.size)
+    with _patience(world.rank, place): store = _fresh_prefix_store(common, world.rank, world.size)
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     try: yield world
     except FloatingPointError as e:

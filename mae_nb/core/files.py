@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['sync_folder', 'atomic_write', 'save_json', 'save_tensors', 'save_weights', 'weights_folder', 'read_json',
-           'read_tensors', 'run_lock', 'read_jsonl']
+           'read_tensors', 'run_lock', 'read_jsonl', 'printable']
 
 # %% ../../nbs/2_model/00c_core_files.ipynb #529c198e
-import errno, json, os, warnings
+import errno, json, os, re, sys, warnings
 from pathlib import Path
 from contextlib import contextmanager
 from safetensors import SafetensorError
@@ -141,3 +141,9 @@ def read_jsonl(
             if torn and n == len(lines): break
             raise ValueError(f'{path}, line {n} is no JSON, or no record: {line[:60]!r}') from e
     return records
+
+# %% ../../nbs/2_model/00c_core_files.ipynb #0048084b
+def printable(text:str)->str: # For example a line with the name of a file
+    "Escape what the terminal can't print: telling a name must never end a run."
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    return re.sub(r'[\x00-\x09\x0b-\x1f\x7f]', lambda m: f'\\x{ord(m[0]):02x}', text.encode(encoding, 'backslashreplace').decode(encoding))

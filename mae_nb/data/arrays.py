@@ -22,6 +22,7 @@ class ImageKind:
     bands:int # Channels
     dtype:str # Of its numbers, as numpy names it
     axes:str='' # Where the channels of an array are
+    left_out:str='' # What of it isn't read
     @property
     def deep(self): return self.dtype != 'uint8' or self.bands not in (1, 3)  # more than a photograph
 
@@ -54,6 +55,12 @@ def _by_tifffile(data, im, channels):
     if im.mode[0] in 'IF': return im.n_frames > 1 or im.tag_v2.get(277, 1) > 1  # pages or bands, of which Pillow would take the first
     return max(np.atleast_1d(im.tag_v2.get(258, 8))) > 8 and bool(find_spec('tifffile'))
 
+def _left_out(im):
+    "What of an image Pillow doesn't read."
+    if ';16' in str(im.tile[:1]): return 'the lower 8 of 16 bits (TIFF and .npy are read in full)'
+    if im.format != 'MPO' and getattr(im, 'n_frames', 1) > 1: return 'all frames or pages but the first'
+    return ''
+
 def image_kind(
     data:bytes, # Content of a file
     im=None, # As Pillow opens it; None if it can't
@@ -68,7 +75,7 @@ def image_kind(
         series,axis,_ = _tiff_series(data)
         return ImageKind(1 if axis is None else series.shape[axis], series.dtype.name, series.axes)
     if im.mode[0] in 'IF': return ImageKind(1, 'uint16' if im.mode.startswith('I;16') else 'int32' if im.mode == 'I' else 'float32')
-    return ImageKind(1 if im.mode in ('1', 'L', 'LA') else 3, 'uint8')
+    return ImageKind(1 if im.mode in ('1', 'L', 'LA') else 3, 'uint8', left_out=_left_out(im))
 
 # %% ../../nbs/3_training/11e_arrays.ipynb #b2746b72
 def _numbers(data, im, channels):

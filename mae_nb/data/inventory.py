@@ -7,6 +7,7 @@ __all__ = ['data_id', 'choose_columns', 'column_labels', 'settle_channels', 'mat
 
 # %% ../../nbs/3_training/12a_inventory.ipynb #5a409672
 import hashlib, os, re, warnings
+from collections import Counter
 from functools import partial
 import numpy as np, torch
 from torch.utils.data import DataLoader, Dataset
@@ -101,6 +102,8 @@ def settle_channels(
         return there
     head = lambda i: kind_of_image(dataset.read(i), dataset.name(i), asked)
     kinds = [k for i in _spread(len(dataset), most) if not isinstance(k := catch_corrupt(head, int(i)), CorruptImage)]
+    for what,n in Counter(k.left_out for k in kinds if k.left_out).items():
+        dataset.notes = [*dataset.notes, f'warning: of {n} of {len(kinds)} images looked at is not read: {what}']
     deep = sum(k.deep for k in kinds)
     if kinds and (value_range or deep == len(kinds)): return _settle_arrays(dataset, kinds, asked, value_range)
     if deep: dataset.notes = [*dataset.notes, f'warning: {deep} of {len(kinds)} images looked at have more than 8 bits or other bands: '

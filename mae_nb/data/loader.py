@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from torch.utils.data import DataLoader, Dataset, get_worker_info, Subset
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from ..core.rng import sample_rng
-from .folders import printable
+from ..core.files import printable
 from .images import CorruptImage, EncodedImageDataset, decoder_names, worker_options
 from .augment import PretrainDataset
 

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from ..core.config import config_diff
 from ..core.rng import sample_rng
-from ..core.files import atomic_write, run_lock, save_json
+from ..core.files import atomic_write, printable, run_lock, save_json
 from .arrays import tiff_magics
 from .config import DatasetConfig, PackConfig
-from .folders import image_endings, printable
+from .folders import image_endings
 from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose, open_image,
                                 worker_options)
 from .datasets import channel_stats, load_images

@@ -69,14 +69,15 @@ def _label(name, labels, path):
     try: return int(found)
     except ValueError as e: raise ValueError(f'{path} has a .cls member that holds no class number: {e}') from e
 
-def index_shard(path): # A tar file in the layout of WebDataset: members of one sample differ only in their endings
+def index_shard(path, known=None): # A tar file in the layout of WebDataset: members of one sample differ only in their endings; endings of images
     """List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut, improper or ambiguous.
     Returns a `dict`: `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images;
-    `passed_over`, other members, counted; `numbered`, images that are samples of their own by a number in their names."""
+    `passed_over`, other members, counted; `numbered`, images that are samples of their own by a number in their names.
+    Arrays (`.npy`) are images if there are no others."""
     size = os.path.getsize(path)
     images,labels = {},{}  # members by their names
     passed = Counter()
-    known = image_endings()
+    known = known or image_endings()
     try:
         with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
             for m in tar: _sort_member(m, tar, path, known, images, labels, passed)
@@ -85,6 +86,7 @@ def index_shard(path): # A tar file in the layout of WebDataset: members of one 
     except (tarfile.TarError, OSError) as e:
         whole = sum(at + n <= size for at,n in images.values())
         raise ValueError(f'{path} is no complete tar file ({e}): truncated? {whole} images come before that point') from e
+    if not images and passed['.npy']: return index_shard(path, ('.npy',))
     chosen,numbered = choose_images(images, path)
     passed.update(_key(n, path, True)[1] for n in images if n not in chosen)
     numbers = {n[:-4]: v for n,v in labels.items()}
@@ -112,8 +114,6 @@ def shard_notes(
     notes = [f'passed over members of the shards: {", ".join(f"{n} {k}" for k,n in passed.most_common(9))}{more}'] if passed else []
     if numbered := sum(x.get('numbered', 0) for x in indices):
         notes.append(f'{numbered} images of the shards are samples of their own by a number in their names, as in key.000.jpg')
-    if old := sum('passed_over' not in x and 'sources' not in x for x in indices):
-        notes.append(f'warning: {old} lists of shards are of an earlier version, which may lack images: run mae_data index again')
     return notes
 
 def _url_reader(url):
@@ -159,7 +159,7 @@ class ShardImages(EncodedImageDataset):
         there = os.path.getsize(shard)
         if found['bytes'] != there:
             raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was indexed in {beside}: truncated or changed')
-        return found if 'passed_over' in found or 'sources' in found else index_shard(shard)  # an earlier version lost images
+        return found
 
     def read(self, i):
         if self.far: return self.read_many([i])[0]

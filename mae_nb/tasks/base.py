@@ -6,15 +6,17 @@
 __all__ = ['image_channels', 'ImageTask']
 
 # %% ../../nbs/4_paper/19d_task.ipynb #2f064d55
+import warnings
+from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from ..core.dist import DistInfo, accumulation_steps
 from ..core.device import resolve_device, resolve_precision
+from ..core.files import printable
 from ..model.kernels import use_fast_kernels
 from ..data.loader import CorruptCounter, train_loader
-from ..data.folders import printable
-from ..data.images import EncodedImageDataset, decoder_names
+from ..data.images import DataWarning, EncodedImageDataset, decoder_names
 from ..data.inventory import data_id, data_plan, settle_channels
 from ..train.optim import cosine_lr, scaled_lr
 
@@ -35,6 +37,13 @@ def image_channels(
     advice = '; in_chans=1 reads all as grey' if stored and n == 3 else ''
     raise ValueError(f'{cfg.data} has images of {n} channels, and mean and std have {given} numbers{advice}')
 
+def _check_output(output_dir, dataset):
+    "Raise `ValueError` if the folder of a run would lie among its images."
+    at = getattr(dataset, 'path', None)
+    run = Path(output_dir).resolve()
+    if at and Path(at).resolve() in (run, *run.parents):
+        raise ValueError(f'output_dir={output_dir} lies among the images of {at}: what a run writes would be read as data. Give another output_dir')
+
 class ImageTask:
     "Base of tasks on images: a subclass makes `model` and `dataset` in `setup`, and has `loss`, `optimizer`, `summary`, and, if it is evaluated, `evaluate`."
     eval_steps = 0 # Steps between evaluations; none
@@ -50,7 +59,9 @@ class ImageTask:
         self.dist = dist or DistInfo(device=resolve_device(cfg.device))
         self.precision = resolve_precision(cfg.precision, self.dist.device)
         self.skipped = CorruptCounter(cfg.max_bad_images)
-        self.setup()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DataWarning)  # the plan tells it
+            self.setup()
 
     def setup(self):
         "Read the data, build the model; raise `ValueError` for every bad value."
@@ -62,6 +73,7 @@ class ImageTask:
         more=(), # Lines to add
     )->None:
         "Note what the run is made from, and the lines of the plan that tell it."
+        for dataset in train, test: _check_output(self.cfg.output_dir, dataset)
         self.inputs = dict(data=data_id(train))
         self.plan = printable('\n'.join([*data_plan(train, test), *more]))
 
