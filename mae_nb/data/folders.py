@@ -155,12 +155,13 @@ def _some(names, most=5):
 
 def _in_other_split(path, link):
     "Does a link lead into a folder beside this one that is named like another split?"
-    beside = os.path.relpath(os.path.realpath(path/link), path.resolve().parent).split(os.sep)[0]
-    return split_of(beside) not in (None, split_of(path.name))
+    path = os.path.realpath(path)
+    beside = os.path.relpath(os.path.realpath(os.path.join(path, link)), os.path.dirname(path)).split(os.sep)[0]
+    return split_of(beside) not in (None, split_of(os.path.basename(path)))
 
 def folder_notes(
     found:FolderListing, # From `list_images`
-    path:Path, # Its folder
+    path, # Its folder
 )->list: # Lines of text; what changes the labels begins with `'warning: '`
     "Tell what of a folder was passed over, and what is odd about its classes."
     count = lambda c: _some(f'{n} {k or "without ending"}' for k,n in c.most_common())
