@@ -412,7 +412,7 @@ def test_why_none_can_be_read(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path/'float.tif')
     with pytest.raises(ValueError, match='none of 8 images can be read: 4 times: it is empty; 3 times: image file is truncated.*; 1 times: .*floating-point'): channel_stats(load_images(tmp_path))
 
-@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--in_chans', '2'], '1 or 3 channels')])
+@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers=9999 processes are too many'), (['--in_chans', '2'], '1 or 3 channels')])
 def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
     photos(tmp_path/'data')
     assert job(tmp_path, tmp_path/'data', *flags) == 2
