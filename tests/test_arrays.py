@@ -139,8 +139,8 @@ def test_what_pillow_leaves_out_is_told(tmp_path):
     found = load_images(tmp_path)
     assert settle_channels(found) == 3
     told = ' '.join(found.notes)
-    assert 'of 3 of 4 images looked at is not read: the lower 8 of 16 bits' in told
-    assert 'of 1 of 4 images looked at is not read: all frames or pages but the first' in told
+    assert '3 of 4 images looked at are read in part, without the lower 8 of 16 bits' in told
+    assert '1 of 4 images looked at are read in part, without the frames or pages after the first' in told
 
 def cut_png(width, height):
     "A PNG with 16 bits a colour, which Pillow reads, but does not write."
@@ -177,10 +177,14 @@ def test_transformers_is_told_the_range():
     x = 600.
     assert abs((x*p['rescale_factor'] - p['image_mean'][0])/p['image_std'][0] - ((x - 100)/1000 - .4)/.2) < 1e-9
 
-def test_loader_workers_crops_and_shards(tmp_path):
-    data = folder(tmp_path/'data', satellite, '.tif')
+@pytest.mark.parametrize('ending', ['.tif', '.npy'])
+def test_loader_workers_crops_and_shards(tmp_path, ending):
+    data = folder(tmp_path/'data', satellite, ending)
     assert call(mae_data, 'pack', '--data', data, '--output_dir', tmp_path/'shards') == 0
     assert call(mae_pretrain, '--data', tmp_path/'shards', '--output_dir', tmp_path/'run', '--num_workers', 1, *PRE) == 0
+    packed,source = load_images(tmp_path/'shards'),load_images(data)
+    assert (settle_channels(packed), settle_channels(source)) == (13, 13)
+    assert sorted(x.sum().item() for x,_ in packed) == sorted(x.sum().item() for x,_ in source)
     assert read_json(tmp_path/'run'/'model.json')['in_chans'] == 13
     assert from_pretrained(tmp_path/'run', 'encoder').cfg.value_range[0] >= 0
     assert call(mae_data, 'pack', '--data', data, '--output_dir', tmp_path/'small', '--short_side', 20) == 2

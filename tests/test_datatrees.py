@@ -18,6 +18,7 @@ from mae_nb.data.pack import check, pack
 from mae_nb.evaluate.accuracy import eval_view
 from mae_nb.evaluate.config import KnnConfig
 from mae_nb.tasks.config import FinetuneConfig, PretrainConfig
+from mae_nb.tasks.finetune import FinetuneTask
 from mae_nb.tasks.pretrain import PretrainTask
 from mae_nb.weights.hub import from_pretrained
 
@@ -186,6 +187,8 @@ def test_a_run_among_its_images_is_refused(tmp_path, capsys):
     photos(tmp_path)
     assert call(mae_pretrain, '--data', tmp_path, '--output_dir', tmp_path/'runs'/'a') == 2
     assert 'lies among the images of' in capsys.readouterr().err and not (tmp_path/'runs'/'a').exists()
+    part = dict(data=str(tmp_path), model='mae_vit_nano_patch4', img_size=(32, 32), label_fraction=0.5, batch_size=4, device='cpu')
+    with pytest.raises(ValueError, match='lies among the images of'): FinetuneTask(FinetuneConfig(**part, output_dir=str(tmp_path/'cat')))
 
 def test_the_plan_tells_a_warning_once(tmp_path, capsys, recwarn):
     (photos(tmp_path/'data')/'bee').mkdir()
@@ -412,7 +415,7 @@ def test_why_none_can_be_read(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path/'float.tif')
     with pytest.raises(ValueError, match='none of 8 images can be read: 4 times: it is empty; 3 times: image file is truncated.*; 1 times: .*floating-point'): channel_stats(load_images(tmp_path))
 
-@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers=9999 processes are too many'), (['--in_chans', '2'], '1 or 3 channels')])
+@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers must be at most'), (['--in_chans', '2'], '1 or 3 channels')])
 def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
     photos(tmp_path/'data')
     assert job(tmp_path, tmp_path/'data', *flags) == 2

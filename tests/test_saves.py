@@ -367,10 +367,14 @@ def test_more_max_steps_prolong(tiny):
     quietly(replace(tiny, resume='auto'))
     assert steps_of(Path(tiny.output_dir))[-1] == 20
 
-def test_whoever_waits_for_the_others_says_so(capfd):
-    env = dict(os.environ, RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='29417')
-    code = 'from functools import partial; from mae_nb.core import dist; dist._patience = partial(dist._patience, seconds=0.1)\nwith dist.init_distributed("cpu"): pass'
+def test_whoever_waits_for_the_others_says_so():
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    code = ('from functools import partial; from mae_nb.core import dist; dist._report_wait = partial(dist._report_wait, seconds=0.1)\n'
+            'with dist.init_distributed("cpu"): pass')
+    env = ENV | dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(port))
     with subprocess.Popen([sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, text=True) as waits:
         line = waits.stdout.readline()
         waits.kill()
-    assert line.startswith('rank 1 has waited 0.1 seconds for the other processes at localhost:29417')
+    assert line.startswith(f'rank 1 has waited 0.1 s for others at localhost:{port}')

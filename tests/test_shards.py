@@ -48,6 +48,15 @@ def test_a_doubtful_sample_is_refused_by_name(tmp_path, members):
 def test_joined_archives_are_refused(tmp_path):
     with pytest.raises(ValueError, match='two members 000.jpg'): index_shard(tar_of(tmp_path/'x.tar', '000.jpg', '000.cls', '000.jpg'))
 
+def test_a_list_of_another_version_or_program_is_refused(tmp_path):
+    path = tar_of(tmp_path/'x.tar', 'scan.0.jpg', 'scan.1.jpg')
+    found = index_shard(path)
+    old = dict(bytes=found['bytes'], names=found['names'][:1], labels=[-1], offsets=found['offsets'][:1], sizes=found['sizes'][:1])
+    for other in old, {'shardlist': []}, [1]:
+        (tmp_path/'x.tar.json').write_text(json.dumps(other))
+        with pytest.raises(ValueError, match='x.tar.json is no list of a shard.*Run mae_data index again'): ShardImages(path)
+    assert mae_data(['index', '--shards', str(path)]) == 0 and len(ShardImages(path)) == 2
+
 def test_arrays_in_shards_are_images_where_there_are_no_others(tmp_path):
     array = io.BytesIO()
     np.save(array, np.zeros((4, 5), np.float32))

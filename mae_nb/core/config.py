@@ -45,7 +45,7 @@ def _check_number(name, value, kind, least):
 def _check_workers(n):
     "Raise `ValueError` for more data-loader workers than any machine like this one could run."
     most = max(64, 4*(os.cpu_count() or 1))
-    if n > most: raise ValueError(f'num_workers={n} processes are too many for {os.cpu_count()} processors: give at most {most}')
+    if n > most: raise ValueError(f'num_workers must be at most {most} on a machine of {os.cpu_count()} processors, got {n}')
 
 def check_fields(
     config, # An instance of a dataclass

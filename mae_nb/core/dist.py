@@ -86,15 +86,16 @@ def _meet(told):
                          'Set MASTER_ADDR to the host of rank 0, and MASTER_PORT to a free port there') from e
 
 @contextmanager
-def _patience(rank, place, seconds=20):
-    "Say, if the block takes so long, that a process waits for others."
-    line = f'rank {rank} has waited {seconds} seconds for the other processes at {place} (MASTER_ADDR, MASTER_PORT)'
+def _report_wait(told, seconds=20):
+    "Print, if the block takes so long, that this process waits for the others."
+    line = f'rank {told["rank"]} has waited {seconds} s for others at {told["host"]}:{told["port"]} (MASTER_ADDR, MASTER_PORT)'
     timer = threading.Timer(seconds, partial(print, flush=True), [line])
     timer.daemon = True
     timer.start()
     try: yield
     finally: timer.cancel()
 
+# %% ../../nbs/3_training/15_distributed.ipynb #1502eefc
 @contextmanager
 def init_distributed(
     device:str=None, # 'cpu', 'cuda', ...; each process takes its own GPU, if there are several processes, and GPUs
@@ -110,11 +111,10 @@ def init_distributed(
     if world.device.type == 'cuda': torch.cuda.set_device(world.device)
     warnings.filterwarnings('ignore', 'Grad strides do not match')  # a one-channel patch embedding is copied: a few kB
     _say_launch(told, world.device, log)
-    place = f'{told["host"]}:{told["port"]}'
-    with _patience(world.rank, place): common = _meet(told)
+    with _report_wait(told): common = _meet(told)
     if common.check(['given up']): raise FloatingPointError(f'{common.get("given up").decode()}; not tried again')
     backend = 'cpu:gloo,cuda:nccl' if world.device.type == 'cuda' else 'gloo'
-    with _patience(world.rank, place): store = _fresh_prefix_store(common, world.rank, world.size)
+    with _report_wait(told): store = _fresh_prefix_store(common, world.rank, world.size)
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     try: yield world
     except FloatingPointError as e:
@@ -122,7 +122,6 @@ def init_distributed(
         raise
     dist.barrier()
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends
-
 
 # %% ../../nbs/3_training/15_distributed.ipynb #0eedca1c
 def all_gather_scalar(
@@ -184,6 +183,7 @@ def compile_blocks(
     limits.recompile_limit = max(limits.recompile_limit, 4*len(blocks))  # else all but the first eight stay as they are
     for block in blocks: block.compile()
 
+# %% ../../nbs/3_training/15_distributed.ipynb #c6dad401
 class ParallelModel:
     "A model on one device, replicated (DDP), or sharded (FSDP2)."
     def __init__(self,

@@ -82,6 +82,7 @@ def weights_folder(
     saved = sorted(p.parent for p in Path(path).glob('checkpoints/step-????????/model.safetensors'))
     return saved[-1] if saved else Path(path)
 
+# %% ../../nbs/2_model/00c_core_files.ipynb #9d61c0e6
 def read_json(
     path, # File to read
 ):  # What it holds

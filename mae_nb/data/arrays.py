@@ -22,7 +22,7 @@ class ImageKind:
     bands:int # Channels
     dtype:str # Of its numbers, as numpy names it
     axes:str='' # Where the channels of an array are
-    left_out:str='' # What of it isn't read
+    left_out:str='' # What of it isn't read; empty if it is read in full
     @property
     def deep(self): return self.dtype != 'uint8' or self.bands not in (1, 3)  # more than a photograph
 
@@ -57,10 +57,11 @@ def _by_tifffile(data, im, channels):
 
 def _left_out(im):
     "What of an image Pillow doesn't read."
-    if ';16' in str(im.tile[:1]): return 'the lower 8 of 16 bits (TIFF and .npy are read in full)'
-    if im.format != 'MPO' and getattr(im, 'n_frames', 1) > 1: return 'all frames or pages but the first'
-    return ''
+    if ';16' in str(im.tile[:1]): return 'the lower 8 of 16 bits (TIFF, by the extra arrays, and .npy are read in full)'
+    several = im.format != 'MPO' and getattr(im, 'n_frames', 1) > 1  # the second picture of an MPO is for the other eye
+    return 'the frames or pages after the first' if several else ''
 
+# %% ../../nbs/3_training/11e_arrays.ipynb #30fb2439
 def image_kind(
     data:bytes, # Content of a file
     im=None, # As Pillow opens it; None if it can't
@@ -126,6 +127,7 @@ def scale_values(
         x = np.where(bad, np.array(means, x.dtype)[:,None,None], x)
     return torch.from_numpy(np.ascontiguousarray(x))
 
+# %% ../../nbs/3_training/11e_arrays.ipynb #c8bd888d
 def _natural_range(low, high, dtype):
     "The range of so many bits, or of the numbers that were seen; and how to tell it."
     if np.dtype(dtype).kind in 'ui' and low >= 0:

@@ -167,6 +167,7 @@ def reasons(
     first = {re.sub(r'\d+', 'N', w): w for w in reversed(what)}
     return '; '.join(f'{n} times: {first[k]}' for k,n in alike.most_common(most)) + ('; ...' if len(alike) > most else '')
 
+# %% ../../nbs/3_training/11_images.ipynb #db6b4793
 class EncodedImageDataset(Dataset):
     "Encoded images, decoded on access. Subclasses implement `read` and `name`."
     classes = None # Class names, where there are classes

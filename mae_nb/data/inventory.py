@@ -88,6 +88,7 @@ def _settle_arrays(dataset, kinds, asked, value_range, most=64):
     dataset.notes = [*dataset.notes, *notes]
     return with_channels(dataset, channels, value_range).channels
 
+# %% ../../nbs/3_training/12a_inventory.ipynb #4cad27cd
 def settle_channels(
     dataset:Dataset, # From `load_images`; stored images are then read with so many channels, and its `notes` tell why
     asked:int=None, # 1 or 3, or all bands; what the images have, if not given
@@ -103,7 +104,7 @@ def settle_channels(
     head = lambda i: kind_of_image(dataset.read(i), dataset.name(i), asked)
     kinds = [k for i in _spread(len(dataset), most) if not isinstance(k := catch_corrupt(head, int(i)), CorruptImage)]
     for what,n in Counter(k.left_out for k in kinds if k.left_out).items():
-        dataset.notes = [*dataset.notes, f'warning: of {n} of {len(kinds)} images looked at is not read: {what}']
+        dataset.notes = [*dataset.notes, f'warning: {n} of {len(kinds)} images looked at are read in part, without {what}']
     deep = sum(k.deep for k in kinds)
     if kinds and (value_range or deep == len(kinds)): return _settle_arrays(dataset, kinds, asked, value_range)
     if deep: dataset.notes = [*dataset.notes, f'warning: {deep} of {len(kinds)} images looked at have more than 8 bits or other bands: '
@@ -115,6 +116,7 @@ def settle_channels(
     if 2*grey > len(kinds): dataset.notes = [*dataset.notes, note]
     return with_channels(dataset, 1 if 0 < grey == len(kinds) else 3).channels
 
+# %% ../../nbs/3_training/12a_inventory.ipynb #ba13885b
 def match_channels(
     dataset:Dataset, # From `load_images`
     channels:int, # Channels that a model takes

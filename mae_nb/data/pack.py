@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..core.config import config_diff
 from ..core.rng import sample_rng
 from ..core.files import atomic_write, printable, run_lock, save_json
-from .arrays import tiff_magics
+from .arrays import npy_magic, tiff_magics
 from .config import DatasetConfig, PackConfig
 from .folders import image_endings
 from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose, open_image,
@@ -62,9 +62,9 @@ def _sample(dataset, cfg, i):
     "Bytes of an image as they go into a shard, and its file extension, by its content, as WebDataset expects it."
     name = dataset.name(i)
     data = dataset.read(i)
-    if dataset.value_range is not None and data.startswith(tiff_magics):
+    if dataset.value_range is not None and data.startswith((npy_magic, *tiff_magics)):
         dataset.decode(data, i)
-        return data, 'tif'
+        return data, 'npy' if data.startswith(npy_magic) else 'tif'
     decode_pil(data, name)  # all of it can be read
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
@@ -125,11 +125,10 @@ def _claim(out, name, config):
 
 # %% ../../nbs/7_engine/49_pack.ipynb #c4fd19c4
 def _settled_notes(dataset, cfg):
-    "Find out whether images are photographs, and return what is to be told of them; raise `ValueError` for arrays that can't be kept in shards."
+    "Find out whether images are photographs, and return what is to be told of them; raise `ValueError` for arrays that would be shrunk."
     settle_channels(dataset)
     if dataset.value_range is None: return dataset.notes
     if cfg.short_side: raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: leave it out')
-    if dataset.name(0).endswith('.npy'): raise ValueError(f'{cfg.data} holds .npy, which is not read from shards: convert it to TIFF')
     return dataset.notes
 
 def pack(

@@ -69,11 +69,14 @@ def _label(name, labels, path):
     try: return int(found)
     except ValueError as e: raise ValueError(f'{path} has a .cls member that holds no class number: {e}') from e
 
-def index_shard(path, known=None): # A tar file in the layout of WebDataset: members of one sample differ only in their endings; endings of images
+# %% ../../nbs/3_training/11c_shards.ipynb #ec1e771a
+def index_shard(
+    path, # A tar file in the layout of WebDataset: members of one sample differ only in their endings
+    known=None, # Endings of images; those that Pillow reads, or else `.npy`, if not given
+)->dict:
     """List the images of a shard and where their bytes lie; raise `ValueError` for one that is cut, improper or ambiguous.
     Returns a `dict`: `bytes` of the shard; `names`, `labels` (-1 without a `.cls`), `offsets`, `sizes` of its images;
-    `passed_over`, other members, counted; `numbered`, images that are samples of their own by a number in their names.
-    Arrays (`.npy`) are images if there are no others."""
+    `passed_over`, other members, counted; `numbered`, images that are samples of their own by a number in their names."""
     size = os.path.getsize(path)
     images,labels = {},{}  # members by their names
     passed = Counter()
@@ -109,12 +112,19 @@ def shard_notes(
     indices, # Of shards, as `index_shard` makes them
 )->list: # Lines of text
     "Tell what of shards was passed over, and where the names settled what a sample is."
-    passed = sum((Counter(x.get('passed_over', {})) for x in indices), Counter())
+    passed = sum((Counter(x['passed_over']) for x in indices), Counter())
     more = ', ...' if len(passed) > 9 else ''
     notes = [f'passed over members of the shards: {", ".join(f"{n} {k}" for k,n in passed.most_common(9))}{more}'] if passed else []
     if numbered := sum(x.get('numbered', 0) for x in indices):
         notes.append(f'{numbered} images of the shards are samples of their own by a number in their names, as in key.000.jpg')
     return notes
+
+def _checked_index(found, path):
+    "The list of a shard, as `index_shard` or `mae_data pack` made it; raise `ValueError` for any other."
+    needed = 'bytes', 'names', 'labels', 'offsets', 'sizes', 'passed_over'
+    if not isinstance(found, dict) or (lacks := [k for k in needed if k not in found]):
+        raise ValueError(f'{path} is no list of a shard, or of another version: it lacks {", ".join(lacks) if isinstance(found, dict) else "all"}. Run mae_data index again')
+    return found
 
 def _url_reader(url):
     "The file system of a URL, through fsspec."
@@ -123,6 +133,7 @@ def _url_reader(url):
         return url_to_fs(url)[0]
     except ImportError as e: raise ValueError(f"{url} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
 
+# %% ../../nbs/3_training/11c_shards.ipynb #81badeb3
 class ShardImages(EncodedImageDataset):
     "Images in tar files (WebDataset) with random access, as from a folder."
     def __init__(self,
@@ -150,12 +161,12 @@ class ShardImages(EncodedImageDataset):
         "Read a shard's index file (`x.tar.json`, from `mae_data`), or build the index."
         beside = f'{shard}.json'
         if self.far:
-            try: return json.loads(_url_reader(shard).cat_file(beside))
+            try: return _checked_index(json.loads(_url_reader(shard).cat_file(beside)), beside)
             except FileNotFoundError as e:
                 raise FileNotFoundError(f'there is no {beside}: run mae_data index where the shards are stored to create the index files') from e
         if not Path(shard).is_file(): raise FileNotFoundError(f'no shard {shard}')
         if not Path(beside).is_file(): return index_shard(shard)
-        found = json.loads(Path(beside).read_text())
+        found = _checked_index(json.loads(Path(beside).read_text()), beside)
         there = os.path.getsize(shard)
         if found['bytes'] != there:
             raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was indexed in {beside}: truncated or changed')

@@ -39,7 +39,7 @@ def image_channels(
 
 def _check_output(output_dir, dataset):
     "Raise `ValueError` if the folder of a run would lie among its images."
-    at = getattr(dataset, 'path', None)
+    at = getattr(getattr(dataset, 'dataset', dataset), 'path', None)  # of a part, the whole
     run = Path(output_dir).resolve()
     if at and Path(at).resolve() in (run, *run.parents):
         raise ValueError(f'output_dir={output_dir} lies among the images of {at}: what a run writes would be read as data. Give another output_dir')
