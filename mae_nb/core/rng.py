@@ -71,10 +71,11 @@ class SampleRandom:
         seed:int, # Of the run
         keys, # `(epoch, index)` of each sample
     ):
-        self.seed,self.keys = seed,list(keys)
+        self.seed = seed
+        self.keys = list(keys)
         self.rows = slice(0, len(self.keys))
         self.drawn = {}
-    def __len__(self): return len(range(*self.rows.indices(len(self.keys))))
+    def __len__(self): return self.rows.stop - self.rows.start
     def __getitem__(self, rows:slice)->'SampleRandom': # A part, which shares what was drawn
         part = copy(self)
         first = self.rows.start
