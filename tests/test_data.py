@@ -9,8 +9,8 @@ from mae_nb.data import images
 from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, read_image, worker_options
 from mae_nb.data.shards import ShardImages, expand_shards, index_shard
 from mae_nb.data.datasets import TensorImages, channel_stats, hf_images, load_images, torchvision_images
-from mae_nb.data.augment import EvalDataset, PretrainDataset, augmentations, random_resized_crop_box
-from mae_nb.core.rng import sample_rng
+from mae_nb.data.augment import EvalDataset, PretrainDataset, augmentations, draw_crops
+from mae_nb.core.rng import SampleRandom
 from mae_nb.data.loader import CorruptCounter, train_loader
 from mae_nb.data.config import PackConfig
 from mae_nb.data.pack import check, index_shards, pack
@@ -88,10 +88,10 @@ def test_pil_is_torchvisions(jpegs):
     from torchvision.transforms import functional as tv
     files,view = FolderImages(jpegs),PretrainDataset(FolderImages(jpegs), (224, 224), 196, image_backend='pil')
     for i in range(4):
-        im,g = Image.open(files.name(i)).convert('RGB'),sample_rng(0, 0, i)
-        box = random_resized_crop_box((im.height, im.width), (0.2, 1.), g)
-        want = tv.resized_crop(im, *box, [224, 224], tv.InterpolationMode.BICUBIC)
-        if torch.rand((), generator=g) < 0.5: want = tv.hflip(want)
+        im = Image.open(files.name(i)).convert('RGB')
+        boxes,mirrored = draw_crops([(im.height, im.width)], (224, 224), SampleRandom(0, [(0, i)]))
+        want = tv.resized_crop(im, *boxes[0].tolist(), [224, 224], tv.InterpolationMode.BICUBIC)
+        if mirrored: want = tv.hflip(want)
         assert torch.equal(view[0, i][0], tv.pil_to_tensor(want))
 
 # -- bad files
@@ -435,7 +435,7 @@ def test_killed_process_leaves_no_lock():
     finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
 
 def test_loader_has_such_an_event():
-    batches = iter(train_loader(PretrainDataset(TensorImages(torch.zeros(64, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1))
+    batches = train_loader(PretrainDataset(TensorImages(torch.zeros(64, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1).load()
     next(batches)
     assert type(batches.gi_frame.f_locals['batches']._workers_done_event).__name__ == '_Event'
     batches.close()

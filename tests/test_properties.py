@@ -6,8 +6,8 @@ import pytest, torch
 
 pytest.importorskip('hypothesis')
 from hypothesis import assume, given, settings, strategies as st
-from mae_nb.data.augment import random_resized_crop_box
-from mae_nb.core.rng import sample_rng
+from mae_nb.data.augment import random_resized_crop_boxes
+from mae_nb.core.rng import SampleRandom
 from mae_nb.data.loader import ResumableBatchSampler
 from mae_nb.data.shards import expand_shards, index_shard
 from mae_nb.core.dist import accumulation_steps
@@ -101,9 +101,9 @@ def test_the_rate_climbs_then_falls(lr, share, warmup, rest):
 
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0.01, 1), st.floats(0, 1), st.floats(0.3, 1), st.floats(1, 3), st.booleans(), st.integers(0, 99))
 def test_a_crop_is_inside_the_image(H, W, low, up, slim, wide, clip, seed):
-    top,left,h,w = random_resized_crop_box((H, W), (low, low + up*(1 - low)), sample_rng(seed), (slim, wide), clip)
-    assert top >= 0 and left >= 0 and h >= 1 and w >= 1 and top + h <= H and left + w <= W
-    assert all(type(v) is int for v in (top, left, h, w))
+    rand = SampleRandom(seed, [(0, i) for i in range(3)]).stream('crop')
+    boxes = random_resized_crop_boxes([(H, W)]*3, (low, low + up*(1 - low)), rand, (slim, wide), clip)
+    assert (boxes[:,:2] >= 0).all() and (boxes[:,2:] >= 1).all() and (boxes[:,:2] + boxes[:,2:] <= (H, W)).all()
 
 # --- files and names
 

@@ -13,12 +13,12 @@ import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from ..core.rng import sample_rng
+from ..core.rng import SampleRandom
 from ..model.config import imagenet_mean, imagenet_std
 from ..data.images import FolderImages, decode, decoder_names
 from ..data.shards import ShardImages
 from ..data.datasets import photo, photo_names
-from ..data.augment import PretrainDataset, crop_resize, random_resized_crop_box
+from ..data.augment import PretrainDataset, crop_resize, draw_crops
 from ..data.loader import train_loader
 from ..data.config import PackConfig
 from ..data.pack import pack
@@ -83,10 +83,10 @@ def pixel_bounds(
     return dict(mean=d.mean().item(), max=int(d.max()), **{f'above_{n}': (d > n).float().mean().item() for n in (1, 4)})
 
 # %% ../../nbs/7_engine/50e_bench_loading.ipynb #b0f99c2c
-def _random_numbers(key):
-    "What a sample draws: a box, a flip, the scores of a mask."
-    g = sample_rng(0, *key)
-    return random_resized_crop_box((375, 500), (0.2, 1.), g), torch.rand((), generator=g), torch.rand(196, generator=g)
+def _random_numbers(ids):
+    "What samples draw: a box, a flip, the scores of a mask."
+    random = SampleRandom(0, [(0, i) for i in ids])
+    return [(draw_crops([(375, 500)], (224, 224), random[i:i+1]), random[i:i+1].rand('mask', 196)) for i in range(len(ids))]
 
 def stages(
     dataset:FolderImages, # Images
@@ -96,13 +96,13 @@ def stages(
     ids = range(min(most, len(dataset)))
     data = [dataset.read(i) for i in ids]
     imgs = [decode(d) for d in data]
-    boxes = [random_resized_crop_box(img.shape[1:], (0.2, 1.), sample_rng(0, 0, i)) for i,img in enumerate(imgs)]
+    boxes = [draw_crops([img.shape[1:]], (224, 224), SampleRandom(0, [(0, i)]))[0][0].tolist() for i,img in enumerate(imgs)]
     def resize(): return [crop_resize(img, box, (224, 224)) for img,box in zip(imgs, boxes)]
     small = resize()
     sides = {'read the file': lambda: [dataset.read(i) for i in ids],
              'decode': lambda: [decode(d) for d in data],
              'crop and resize': resize,
-             'random numbers': lambda: [_random_numbers((1, i)) for i in ids],
+             'random numbers': lambda: _random_numbers(ids),
              'mirror half': lambda: [s.flip(2) for s in small[::2]],
              'make the batch': lambda: torch.stack(small)}
     return {k: 1000*float(np.median(v))/len(ids) for k,v in time_alternating(sides).items()}

@@ -37,11 +37,17 @@ class FinetuneDataset(AugmentedDataset):
             from timm.data.random_erasing import RandomErasing
             self.erase = RandomErasing(reprob, mode='pixel', device='cpu')
 
-    def sample(self, index, generator, data=None)->tuple: # Image `(C, *size)`, and its class
+    @property
+    def in_memory(self): return super().in_memory and not (self.change or self.erase)
+    def batch(self, ids, boxes, mirrored)->tuple: # uint8 images `(B, C, *size)`, and their classes, `(B,)`
+        "Make a batch of images in memory."
+        return self.random_crops(ids, boxes, mirrored), self.dataset.labels[ids]
+
+    def sample(self, index, random, data=None)->tuple: # Image `(C, *size)`, and its class
         "Load and augment as in `random_crop`; the image is uint8, or normalised float32 where erasing is on, and for arrays."
-        img = self.random_crop(index, generator, data)
+        img = self.random_crop(index, random, data)
         if self.change or self.erase:
-            with fork_rng(generator): img = self.rand_augment_and_erase(img)
+            with fork_rng(random.generator()): img = self.rand_augment_and_erase(img)
         elif isinstance(img, Tensor) and img.is_floating_point(): img = normalise(img, self.mean, self.std)
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
 

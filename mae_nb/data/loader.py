@@ -10,9 +10,10 @@ import signal, torch
 from multiprocessing.connection import wait
 from torch.utils.data import DataLoader, Dataset, get_worker_info, Subset
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
-from ..core.rng import sample_rng
+from ..core.rng import SampleRandom, sample_rng
 from ..core.files import printable
 from .images import CorruptImage, EncodedImageDataset, decoder_names, worker_options
+from .memory import memory_batches
 from .augment import PretrainDataset
 
 # %% ../../nbs/3_training/13b_batches.ipynb #45420342
@@ -35,7 +36,7 @@ class ResumableBatchSampler:
                              f'need at least as many images, and there are {n}: lower it')
         self.per_epoch = n//self.per_step  # steps
     def __len__(self): return (self.per_epoch*self.epochs - self.start)*self.accum_iter
-    def order(self, epoch): return torch.randperm(self.n, generator=sample_rng(self.seed, epoch)).tolist()
+    def order(self, epoch): return torch.randperm(self.n, generator=sample_rng(self.seed, epoch, purpose='order')).tolist()
     def __iter__(self):
         first,skip = divmod(self.start, self.per_epoch)
         for epoch in range(first, self.epochs):
@@ -76,23 +77,24 @@ class _Batches(Dataset):
     def __init__(self, view, buffers):
         self.view,self.buffers = view,buffers
         self.ring = []
-    def row(self, epoch, index, data):
+    def row(self, index, random, data):
         "A sample, and the errors of corrupt ones that it replaces; replacements are drawn at random."
-        g = sample_rng(self.view.seed, epoch, index)
         met = []
+        other = None
         for _ in range(20):
-            try: return *self.view.sample(index, g, data), met
+            try: return *self.view.sample(index, random, data), met
             except CorruptImage as e: met.append((index, str(e)))
-            index = int(torch.randint(len(self.view), (), generator=g))
+            other = other or random.generator('replace')
+            index = int(torch.randint(len(self.view), (), generator=other))
             data = None
         raise CorruptImage(f'20 images in a row cannot be read; the last: {met[-1][1]}')
 
     def __getitems__(self, keys):
+        random = SampleRandom(self.view.seed, keys)
         ids = [i for _,i in keys]
-        if hasattr(self.view, 'batch'): return *self.view.batch(ids), []  # it is in memory
         source = self.view.dataset
         data = source.read_many(ids) if isinstance(source, EncodedImageDataset) else [None]*len(ids)
-        imgs,scores,met = zip(*[self.row(*key, d) for key,d in zip(keys, data)])
+        imgs,scores,met = zip(*[self.row(j, random[i:i+1], d) for i,(j,d) in enumerate(zip(ids, data))])
         shapes = {tuple(x.shape) for x in imgs}
         if len(shapes) > 1: raise ValueError(f'images of a batch must be of one shape, got {shapes}')
         out = self.memory(imgs[0].dtype, len(ids), *imgs[0].shape)
@@ -121,13 +123,20 @@ def _death(workers):
 
 # %% ../../nbs/3_training/13b_batches.ipynb #5554126b
 class TrainLoader:
-    "Iterates over the batches of all epochs: `(uint8 (B, C, H, W), scores (B, L))`."
-    def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False, pin_memory=False):
+    "Iterates over the batches of all epochs: `(uint8 (B, C, H, W), scores (B, L))`. Images in memory need no workers."
+    def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False, pin_memory=False, device='cpu'):
         self.view,self.batches,self.num_workers,self.reuse,self.pin_memory = view,batches,num_workers,reuse,pin_memory
         self.skipped = skipped or CorruptCounter()
+        self.device = device
         if isinstance(view.dataset, EncodedImageDataset): decoder_names()  # imported once, here, instead of in each worker
     def __len__(self): return len(self.batches)
     def __iter__(self):
+        if getattr(self.view, 'in_memory', False):
+            self.view.place(self.device)
+            return memory_batches(self.view, self.batches)
+        return self.load()
+    def load(self):
+        "Yield batches that workers load, or this process."
         ahead = 4
         loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory, collate_fn=tuple,
                             generator=torch.Generator(),  # for its base seed: the global generator stays untouched
@@ -156,11 +165,12 @@ def train_loader(
     skipped:CorruptCounter=None, # Counts corrupt images; up to 100 are skipped, if not given
     reuse:bool=False, # Reuse a batch's memory once the next one is requested? Saves a copy; not if several batches are kept
     pin_memory:bool=False, # Copy batches to page-locked memory? For those who send them to a CUDA device
+    device='cpu', # Where batches of images in memory are made; others are made on the CPU
     **position, # `start`, `accum_iter`, `rank`, `processes` of `ResumableBatchSampler`
 )->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
     "Load shuffled batches for a whole run, or for the rest of it."
     batches = ResumableBatchSampler(len(view), batch_size, epochs, view.seed, **position)
-    return TrainLoader(view, batches, num_workers, skipped, reuse, pin_memory)
+    return TrainLoader(view, batches, num_workers, skipped, reuse, pin_memory, device)
 
 # %% ../../nbs/3_training/13b_batches.ipynb #d393a9cb
 def shard_loader(

@@ -144,7 +144,7 @@ def pack(
     n = cfg.shard_images
     name = 'train' if cfg.split == 'train' else 'val'
     order = np.arange(len(dataset))
-    if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed)).numpy()
+    if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed, purpose='order')).numpy()
     free = 'output_dir', 'data_root', 'num_workers', 'max_bad_images'  # these may change when a packing is resumed
     config = {k: v for k,v in asdict(cfg).items() if k not in free} | data_id(dataset)
     skipped = CorruptCounter(cfg.max_bad_images, log)

@@ -48,7 +48,7 @@ def reconstruction_picture(
     shown = list(islice((x[0] for x in found if not isinstance(x, CorruptImage)), n))
     if not shown: raise ValueError(f'none of {len(ids)} test images of {job["data"]} can be read: mae_data check --split test lists why')
     imgs = normalise(torch.stack(shown), model.cfg.mean, model.cfg.std)
-    scores = torch.rand(len(imgs), model.grid[0]*model.grid[1], generator=sample_rng(job['seed'], 0))
+    scores = torch.rand(len(imgs), model.grid[0]*model.grid[1], generator=sample_rng(job['seed'], purpose='picture'))
     return show_reconstruction(model, imgs, job['mask_ratio'], scores)
 
 # %% ../../nbs/4_paper/28_report.ipynb #820aa033

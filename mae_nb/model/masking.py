@@ -85,46 +85,48 @@ def random_masking(
 def grid_scores(
     batch_size:int, # Number of images `B`
     grid:tuple, # Rows and columns of patches, `(h, w)`
-    generator:torch.Generator=None, # Random generator that breaks ties, on the CPU
+    rand=torch.rand, # Called with `(B, h*w)`, returns uniform numbers, which break ties
 )->Tensor: # `(B, h*w)`
     "Keep one patch of every 2x2 first: the paper's grid-wise sampling (Fig. 6, Table 1f) at 75 %."
     h,w = grid
     rows,cols = torch.arange(h)[:,None] % 2, torch.arange(w)[None] % 2
     corner = (2*rows + cols).flatten().float()  # 0, 1, 2, 3 inside each 2x2 cell
-    return corner + random_scores(batch_size, h*w, generator)
+    ties = rand(batch_size, h*w)
+    return corner.to(ties.device) + ties
 
 # %% ../../nbs/1_patches/03_masking.ipynb #f84d616b
-def _block(grid, area, generator):
-    "One random rectangle of about `area` patches, as a boolean `(h, w)`; sides in proportion 0.3 to 1/0.3, as in BEiT."
+def _blocks(grid, area, u):
+    "Random rectangles of about `area` patches each, booleans `(B, h, w)`; sides in proportion 0.3 to 1/0.3, as in BEiT."
     h,w = grid
-    u = torch.rand(3, generator=generator).tolist()
-    aspect = 0.3 ** (2*u[0] - 1)  # log-uniform in [0.3, 1/0.3]
-    bh = min(h, max(1, round((area*aspect)**.5)))
-    bw = min(w, max(1, round((area/aspect)**.5)))
-    top,left = int(u[1]*(h - bh + 1)), int(u[2]*(w - bw + 1))
-    block = torch.zeros(h, w, dtype=torch.bool)
-    block[top:top+bh, left:left+bw] = True
-    return block
+    aspect = 0.3**(2*u[:,0] - 1)  # log-uniform in [0.3, 1/0.3]
+    bh = (area*aspect).sqrt().round().clamp(1, h)
+    bw = (area/aspect).sqrt().round().clamp(1, w)
+    top = (u[:,1]*(h - bh + 1)).floor()
+    left = (u[:,2]*(w - bw + 1)).floor()
+    row,col = (torch.arange(n, device=u.device) for n in grid)
+    in_rows = (row >= top[:,None]) & (row < (top + bh)[:,None])
+    in_cols = (col >= left[:,None]) & (col < (left + bw)[:,None])
+    return in_rows[:,:,None] & in_cols[:,None]
 
 # %% ../../nbs/1_patches/03_masking.ipynb #1810e951
 def block_scores(
     batch_size:int, # Number of images `B`
     grid:tuple, # Rows and columns of patches, `(h, w)`
     mask_ratio:float=0.75, # Fraction of patches to mask; pass the same value to `mask_from_scores`
-    generator:torch.Generator=None, # Random generator, on the CPU
+    rand=torch.rand, # Called with `(B, n)`, returns uniform numbers
 )->Tensor: # `(B, h*w)`
     "Mask rectangles until the ratio is reached: BEiT's block-wise masks, the paper's Table 1f."
     L = grid[0]*grid[1]
     remove = L - num_keep(L, mask_ratio)
     area0 = max(1, L*16//196)  # of the smallest block: 16 of 196 patches, as in BEiT
-    scores = random_scores(batch_size, L, generator).view(batch_size, *grid)
-    for s in scores:
-        gone = torch.zeros(*grid, dtype=torch.bool)
-        while (missing := remove - int(gone.sum())) > 0:
-            area = area0 + torch.rand((), generator=generator).item() * max(0, missing - area0)
-            new = _block(grid, area, generator) & ~gone
-            s[new] += 1 + missing  # earlier blocks rank higher; the last one is truncated at random
-            gone |= new
+    scores = rand(batch_size, L).view(batch_size, *grid)
+    gone = torch.zeros_like(scores, dtype=torch.bool)
+    while ((missing := remove - gone.flatten(1).sum(1)) > 0).any():
+        u = rand(batch_size, 4).double()
+        area = area0 + u[:,3]*(missing - area0).clamp(min=0)
+        new = _blocks(grid, area, u) & ~gone & (missing > 0)[:,None,None]
+        scores = scores + new*(1 + missing)[:,None,None]  # earlier blocks rank higher; the last one is truncated at random
+        gone = gone | new
     return scores.flatten(1)
 
 # %% ../../nbs/1_patches/03_masking.ipynb #2c3cb813

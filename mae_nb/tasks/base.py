@@ -109,13 +109,14 @@ class ImageTask:
         per_batch = self.images_per_step//(self.accum_iter*self.dist.size)
         return train_loader(self.dataset, per_batch, c.epochs, c.num_workers, self.skipped, reuse=True, start=start,
                             accum_iter=self.accum_iter, rank=self.dist.rank, processes=self.dist.size,
-                            pin_memory=self.dist.device.type == 'cuda')
+                            pin_memory=self.dist.device.type == 'cuda', device=self.dist.device)
 
     def counts(self):
         return dict(skipped=len(self.skipped.found)) if self.skipped.found else {}
 
     def decoder_name(self):
-        "Which library decodes the images; empty for images in memory."
+        "Which library decodes the images, or that they are in memory."
+        if getattr(self.dataset, 'in_memory', False): return ' in memory'
         if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImageDataset): return ''
         if self.dataset.dataset.value_range is not None: return ', read as numbers'
         return f', decoded by {decoder_names() if self.cfg.image_backend == "fast" else "Pillow"}'

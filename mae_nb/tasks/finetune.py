@@ -22,6 +22,7 @@ from ..model.cost import tune_flops
 from ..data.images import reasons, with_channels
 from ..data.inventory import match_channels, look_at
 from ..data.loader import CorruptCounter
+from ..data.memory import on_device
 from ..data.datasets import channel_stats, normalise
 from ..data.labels import FinetuneDataset, load_labelled_splits
 from ..train.optim import adamw, lars
@@ -97,8 +98,11 @@ class FeatureDataset(Dataset):
     ):
         self.feats,self.labels,self.seed = feats,labels,seed
         self.dataset = None
+        self.in_memory = True
     def __len__(self): return len(self.labels)
-    def batch(self, ids): return self.feats[ids], self.labels[ids]
+    def place(self, device): self.feats = on_device(self.feats, device)
+    def draw(self, random): return ()
+    def batch(self, ids): return self.feats[ids.to(self.feats.device)], self.labels[ids]
 
 def pooled_features(
     model:ViTClassifier, # Any
@@ -155,7 +159,7 @@ class FinetuneTask(ImageTask):
         imgs,target = (t.to(self.dist.device, non_blocking=True) for t in batch)
         if imgs.dtype == torch.uint8: imgs = normalise(imgs, *self.stats)
         if self.mix:
-            with fork_rng(sample_rng(c.seed, next(self.batch_numbers), self.dist.rank, 0)): imgs,target = self.mix(imgs.clone(), target)
+            with fork_rng(sample_rng(c.seed, next(self.batch_numbers), self.dist.rank, 'mix')): imgs,target = self.mix(imgs.clone(), target)
         with autocast(self.dist.device, self.precision): logits = forward(imgs)
         return F.cross_entropy(logits.float(), target, label_smoothing=0. if self.mix else c.label_smoothing)
 

@@ -41,12 +41,11 @@ def mask_scores(
     sampling:str, # 'random', 'block' or 'grid'
     grid:tuple, # Rows and columns of patches
     mask_ratio:float, # Fraction of patches to mask
-):  # Called with a generator, returns scores `(L,)`; None for uniform ones
+):  # Called with a number of images and a function like `torch.rand`, returns scores `(B, L)`; None for uniform ones
     "Choose the mask sampling (Table 1f)."
-    def one(generator):
-        if sampling == 'block': return block_scores(1, grid, mask_ratio, generator=generator)[0]
-        return grid_scores(1, grid, generator)[0]
-    return None if sampling == 'random' else one
+    def score(B, rand):
+        return block_scores(B, grid, mask_ratio, rand) if sampling == 'block' else grid_scores(B, grid, rand)
+    return None if sampling == 'random' else score
 
 # %% ../../nbs/4_paper/20_pretrain.ipynb #08de0886
 class PretrainTask(ImageTask):
