@@ -8,7 +8,8 @@ from PIL import Image
 from mae_nb.data import images
 from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, read_image, worker_options
 from mae_nb.data.shards import ShardImages, expand_shards, index_shard
-from mae_nb.data.datasets import TensorImages, channel_stats, hf_images, load_images, torchvision_images
+from mae_nb.data.datasets import channel_stats, hf_images, load_images, torchvision_images
+from mae_nb.data.memory import TensorImages
 from mae_nb.data.augment import EvalDataset, PretrainDataset, augmentations, draw_crops
 from mae_nb.core.rng import SampleRandom
 from mae_nb.data.loader import CorruptCounter, train_loader
@@ -458,7 +459,7 @@ def test_sigterm_leaves_every_loader_alone(what, jpegs, tmp_path, monkeypatch):
 
 LEFT_OPEN = '''
 import multiprocessing, torch
-from mae_nb.data.datasets import TensorImages
+from mae_nb.data.memory import TensorImages
 from mae_nb.data.augment import EvalDataset
 from mae_nb.data.loader import shard_loader
 def job():

@@ -8,7 +8,8 @@ from mae_nb.cli import mae_data, mae_finetune, mae_knn, mae_linprobe, mae_pretra
 from mae_nb.core.files import read_json, read_jsonl
 from mae_nb.data.augment import EvalDataset
 from mae_nb.data.config import DatasetConfig, PackConfig
-from mae_nb.data.datasets import HFImages, TensorImages, channel_stats, hf_images, load_images
+from mae_nb.data.datasets import HFImages, channel_stats, hf_images, load_images
+from mae_nb.data.memory import TensorImages
 from mae_nb.data.filelists import read_list
 from mae_nb.data.folders import NoSuchSplit, list_images, split_of
 from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, open_image

@@ -8,7 +8,8 @@ from mae_nb.tasks import finetune as tuning
 from mae_nb.core.rng import fork_rng, sample_rng
 from mae_nb.core.files import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
-from mae_nb.data.datasets import TensorImages, fashion
+from mae_nb.data.bundled import fashion
+from mae_nb.data.memory import TensorImages
 from mae_nb.evaluate.accuracy import evaluate
 from mae_nb.tasks.finetune import FinetuneTask, finetune
 from mae_nb.weights.hub import from_pretrained
@@ -259,7 +260,8 @@ def test_half_a_block_learns_and_nothing_else_moves(mae, home):
 
 TWO = """
 import json, sys, torch
-from mae_nb.data.datasets import TensorImages, fashion
+from mae_nb.data.bundled import fashion
+from mae_nb.data.memory import TensorImages
 from mae_nb.core.dist import init_distributed
 from mae_nb.evaluate.accuracy import evaluate
 from mae_nb.weights.hub import from_pretrained

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from mae_nb.cli import mae_convert, mae_finetune, mae_knn, mae_pretrain
 from mae_nb.core.files import read_json, read_jsonl, save_weights
 from mae_nb.core.rng import seed_all
-from mae_nb.data.datasets import fashion, normalise
+from mae_nb.data.bundled import fashion
+from mae_nb.data.datasets import normalise
 from mae_nb.model.config import ClassifierConfig, MAEConfig
 from mae_nb.model.classifier import ViTClassifier
 from mae_nb.model.mae import MaskedAutoencoderViT

@@ -3,7 +3,7 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from mae_nb.core.files import read_tensors
-from mae_nb.data.datasets import fashion
+from mae_nb.data.bundled import fashion
 from mae_nb.data.augment import PretrainDataset
 from mae_nb.data.loader import train_loader
 from mae_nb.core.files import read_jsonl
@@ -136,7 +136,7 @@ def test_sigterm_reaches_all(home):
 
 WORKERS = '''
 import multiprocessing, os, signal
-from mae_nb.data.datasets import fashion
+from mae_nb.data.bundled import fashion
 from mae_nb.data.augment import PretrainDataset
 from mae_nb.data.loader import train_loader
 batches = iter(train_loader(PretrainDataset(fashion(), (28, 28), 49), 4, 1, num_workers=2))

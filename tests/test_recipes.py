@@ -9,7 +9,7 @@ from mae_nb.tasks import pretrain
 from mae_nb.train import engine
 from mae_nb.cli import mae_partial, mae_pretrain
 from mae_nb.core.rng import fork_rng, sample_rng
-from mae_nb.data.datasets import TensorImages
+from mae_nb.data.memory import TensorImages
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.tasks.pretrain import PretrainTask
 from mae_nb.model.masking import mask_from_scores

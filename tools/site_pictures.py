@@ -16,7 +16,8 @@ def hero():
     "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."
     import torch
     from PIL import Image
-    from mae_nb.data.datasets import fashion, normalise
+    from mae_nb.data.bundled import fashion
+    from mae_nb.data.datasets import normalise
     from mae_nb.weights.hub import from_pretrained
     from mae_nb.model.masking import random_scores
     from mae_nb.plots.images import reconstruct

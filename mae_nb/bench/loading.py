@@ -17,7 +17,7 @@ from ..core.rng import SampleRandom
 from ..model.config import imagenet_mean, imagenet_std
 from ..data.images import FolderImages, decode, decoder_names
 from ..data.shards import ShardImages
-from ..data.datasets import photo, photo_names
+from ..data.bundled import photo, photo_names
 from ..data.augment import PretrainDataset, crop_resize, draw_crops
 from ..data.loader import train_loader
 from ..data.config import PackConfig

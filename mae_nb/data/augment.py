@@ -163,7 +163,10 @@ class AugmentedDataset(Dataset):
         return torch.from_numpy(boxes), mirrored
     def random_crops(self, ids, boxes, mirrored)->Tensor: # uint8 `(B, C, *size)`
         "Augment images in memory, the samples of a batch at once; the pixels are those of `random_crop`."
-        return crop_resize_batch(self.imgs[ids.to(self.imgs.device)], boxes, self.size, mirrored)
+        imgs = self.imgs[ids.to(self.imgs.device)]
+        if imgs.device.type != 'cpu' or imgs[0].numel() <= 4096: return crop_resize_batch(imgs, boxes, self.size, mirrored)
+        crops = [crop_resize(x, b, self.size) for x,b in zip(imgs, boxes.tolist())]  # the same pixels; faster for larger images on a CPU
+        return torch.stack([x.flip(2) if m else x for x,m in zip(crops, mirrored)])
 
 # %% ../../nbs/3_training/13_augment.ipynb #88ea0848
 def load_image(
