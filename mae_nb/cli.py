@@ -47,7 +47,7 @@ def _one_word(info):
         words = {True: 'yes', False: 'no', None: 'none'}
         values = {word: value for value,word in words.items()}
         return _spec(bool | None, '[yes|no|none]', lambda word='yes': values[word], words.get, tuple(values), (0, 1))
-    if get_origin(info.type) is not tuple: return None
+    if get_origin(info.type) is not tuple or str in inner: return None
     if inner == (int, int): return _spec(tuple, 'HxW', _size, lambda v: f'{v[0]}x{v[1]}')
     return _spec(tuple, 'X,Y,Z', lambda word: tuple(map(float, word.split(','))), lambda v: ','.join(map(str, v)))
 
@@ -171,11 +171,14 @@ mae_convert = command(_caller(
     "Convert weights into another layout: the official one, timm's, Hugging Face's; with a model card."), 'mae_convert')
 
 @command
-def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')], config:ReportConfig=ReportConfig()):
+def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')],
+               finetuned:Annotated[Positional[tuple[str, ...]], arg(metavar='TUNED', help='fine-tuned runs to list beside')]=(),
+               config:ReportConfig=ReportConfig()):
     "Evaluate a run of pre-training: probes, pictures, one page."
-    from mae_nb.evaluate.report import format_table, write_report
-    rows = write_report(os.path.expanduser(run), config)
-    if rows: print(f'\n{format_table(rows)}\n')
+    from mae_nb.evaluate.report import format_table, finetuned_rows, write_report
+    finetuned = [os.path.expanduser(t) for t in finetuned]
+    rows = write_report(os.path.expanduser(run), config, finetuned=finetuned)
+    if rows or finetuned: print(f'\n{format_table(rows, finetuned_rows(finetuned))}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
 
 # %% ../nbs/7_engine/51_cli.ipynb #23630650
