@@ -113,11 +113,21 @@ def test_every_number_of_the_paper_has_a_recipe():
 
 def test_small_scale(monkeypatch):
     "The lessons' configurations as they are: prepared for real."
-    for name in 'demo', 'demo_norm_pix', 'fashion_micro':
+    for name in 'fashion', 'fashion_norm_pix', 'fashion_micro':
         cfg = replace(recipe(name).config, device='cpu')
         task = PretrainTask(cfg)
         assert task.effective_batch == 128 and task.steps_per_epoch == 10_000//128 and task.lr == pytest.approx(6e-3/2)
-        assert task.model.cfg.norm_pix_loss == (name == 'demo_norm_pix') and task.dataset.scale == (0.8, 1.)
+        assert task.model.cfg.norm_pix_loss == (name == 'fashion_norm_pix') and task.dataset.scale == (0.8, 1.)
+
+def test_cluttered():
+    "The images of `make demo`: pre-training, and both ways to train with 10 labels a class."
+    task = PretrainTask(replace(recipe('cluttered').config, device='cpu'))
+    c = task.model.cfg
+    assert (c.img_size, c.patch_size, c.embed_dim, c.depth, c.decoder_depth, c.norm_pix_loss) == ((48, 48), 6, 96, 4, 3, True)
+    assert task.total_steps == 40*(10_000//128) and task.lr == pytest.approx(1.5e-3) and task.dataset.scale == (0.6, 1.) and task.dataset.in_memory
+    tune,scratch = (recipe(f'cluttered_{k}').config for k in ('finetune', 'scratch'))
+    assert (tune.epochs, scratch.epochs, tune.pool, scratch.pool) == (200, 600, 'token', 'token') and tune.label_fraction == scratch.label_fraction == 0.01
+    assert tune.encoder == 'runs/cluttered' and scratch.encoder is None and scratch.model == 'mae_vit_nano_patch6'
 
 def test_print_and_flags(capsys):
     assert mae_pretrain(['--recipe', 'release_vit_large', '--print', '--effective_batch', '1024', '--batch_size', '32']) == 0

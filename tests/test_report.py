@@ -3,8 +3,8 @@ import json, os, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from PIL import Image
-from mae_nb.cli import mae_report
-from mae_nb.core.files import read_json
+from mae_nb.cli import mae_finetune, mae_report
+from mae_nb.core.files import read_json, read_jsonl
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.tasks.pretrain import pretrain
 
@@ -52,4 +52,24 @@ def test_b11_no_pixels_where_images_are_large(tmp_path, capsys):
     said = capsys.readouterr().out
     assert 'no raw pixels to compare with: 9216 numbers an image are more than 4096' in said and '20 of 40 train images' in said
     kept = read_json(run/'results.json')
-    assert [r['features'] for r in kept['rows']] == ['untrained encoder', 'pre-trained encoder'] and len(kept['notes']) == 2
+    kinds = [f'{e} encoder, {pool}' for e in ('untrained', 'pre-trained') for pool in ('class token', 'mean of patches')]
+    assert [r['features'] for r in kept['rows']] == kinds and len(kept['notes']) == 2
+
+def test_fine_tuned_runs_are_listed(tmp_path, capsys):
+    make_set(tmp_path/'set', 40, 20, size=16, classes=2)
+    shape = dict(model='mae_vit_nano_patch4', img_size=(16, 16))
+    run = short_run(tmp_path/'set', tmp_path/'run', **shape)
+    how = ['--data', tmp_path/'set', '--epochs', 2, '--batch_size', 8, '--device', 'cpu', '--img_size', 16]
+    call = lambda *words: mae_finetune([*map(str, words)])
+    assert call('--encoder', run, '--label_fraction', 0.5, '--output_dir', tmp_path/'tuned', *how) == 0
+    assert call('--model', 'mae_vit_nano_patch4', '--layer_decay', 'none', '--output_dir', tmp_path/'scratch', *how) == 0
+    capsys.readouterr()
+    assert mae_report([str(run), str(tmp_path/'tuned'), str(tmp_path/'scratch'), '--device', 'cpu']) == 0
+    said = capsys.readouterr().out
+    reached = [[r['top1'] for r in read_jsonl(tmp_path/k/'log.jsonl') if 'top1' in r][-1] for k in ('tuned', 'scratch')]
+    for start,labels,top1 in ('pre-trained', '50%', reached[0]), ('from scratch', '100%', reached[1]): assert f'{start:38}{labels:>8}{2:8}{top1:8.1f}' in said
+    kept = read_json(run/'results.json')['finetuned']
+    assert [(r['start'], r['label_fraction'], r['top1']) for r in kept] == [('pre-trained', 0.5, reached[0]), ('from scratch', 1., reached[1])]
+    assert '<td>from scratch</td><td>100%</td><td>2</td>' in (run/'report.html').read_text()
+    assert mae_report([str(run), str(tmp_path/'none')]) == 2 and 'none is no run' in capsys.readouterr().err
+    assert mae_report([str(run), str(run)]) == 2 and 'give runs of mae_finetune' in capsys.readouterr().err

@@ -116,7 +116,7 @@ class MetricLogger:
     window:list = () # Losses not yet logged
     writes:bool = True # Does this process write?
     tensorboard:bool = False # Also write TensorBoard logs?
-    num_workers:int = 0 # Data-loader workers, to suggest more of them
+    num_workers:int|None = 0 # Data-loader workers, to suggest more of them; None if all is in memory
 
     def __post_init__(self):
         self.losses = AsyncScalars()
@@ -168,7 +168,7 @@ class MetricLogger:
     def show(self, mean):
         "Update the progress bar; once, if training is data-bound, suggest what to do."
         self.bar.set_postfix(loss=f'{mean["loss"]:.4f}', img_s=round(mean['images_per_s']), data=f'{mean["data"]:.0%}')
-        if mean['data'] < 0.2 or self.advised: return
+        if mean['data'] < 0.2 or self.advised or self.num_workers is None: return
         self.advised = True
         self.bar.write(f'data-bound: {mean["data"]:.0%} of the time is spent waiting for data. Raise num_workers (now '
                        f'{self.num_workers}) if there are spare cores, store smaller images, or use masks_per_image')
