@@ -1,13 +1,14 @@
 # `make demo` and `make test` are all a newcomer needs; each target makes the environment it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO = $(if $(OVERWRITE),--overwrite,--resume auto)
 # The tests run in two processes, each notebook or file of tests in one of them, the longest first.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check lowest notebooks docs lab wheel clean
 
 help:
-	@echo "make demo       install, pre-train on the bundled images, show what was learned (runs/demo)"
+	@echo "make demo       install, pre-train on garments among clutter, show what was learned (runs/demo)"
 	@echo "make test       everything that must hold: export, layering, notebooks, pytest"
 	@echo "make notebooks  run every notebook from a fresh kernel; export the library, clean, write README.md"
 	@echo "make docs       build the book's site, strictly: _build/site/index.html"
@@ -30,8 +31,10 @@ help:
 	@touch $@
 
 demo: .venv/.user
-	$(BIN)/mae_pretrain --output_dir runs/demo $(if $(OVERWRITE),--overwrite)
-	$(BIN)/mae_report runs/demo
+	$(BIN)/mae_pretrain --recipe cluttered --output_dir runs/demo $(DEMO)
+	$(BIN)/mae_finetune --recipe cluttered_finetune --encoder runs/demo --output_dir runs/demo_finetune $(DEMO)
+	$(BIN)/mae_finetune --recipe cluttered_scratch --output_dir runs/demo_scratch $(DEMO)
+	$(BIN)/mae_report runs/demo runs/demo_finetune runs/demo_scratch
 
 test: .venv/.dev
 	$(BIN)/$(PYTEST)

@@ -1,6 +1,6 @@
 """Collect the reports of runs into one table: a row per run and kind of features.
 
-    for s in 0 1 2; do mae_pretrain --seed $s --output_dir runs/demo-$s; mae_report runs/demo-$s; done
+    for s in 0 1 2 3 4; do mae_pretrain --recipe cluttered --seed $s --output_dir runs/demo-$s; mae_report runs/demo-$s; done
     python tools/collect_runs.py results/demo.csv runs/demo-*
 """
 import argparse, csv, json

@@ -114,9 +114,12 @@ class ImageTask:
     def counts(self):
         return dict(skipped=len(self.skipped.found)) if self.skipped.found else {}
 
+    @property
+    def in_memory(self): return getattr(self.dataset, 'in_memory', False) # Do batches need no data loader?
+
     def decoder_name(self):
         "Which library decodes the images, or that they are in memory."
-        if getattr(self.dataset, 'in_memory', False): return ' in memory'
+        if self.in_memory: return ' in memory'
         if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImageDataset): return ''
         if self.dataset.dataset.value_range is not None: return ', read as numbers'
         return f', decoded by {decoder_names() if self.cfg.image_backend == "fast" else "Pillow"}'

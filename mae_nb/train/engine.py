@@ -165,7 +165,7 @@ class Trainer:
         peak = peak_flops(torch.cuda.get_device_name(dist.device)) if dist.device.type == 'cuda' else None
         meter = Throughput(dist.device, task.flops_per_image, peak and peak*1e12*dist.size)
         self.saved = self.state.step if on_rank0(self.is_saved, dist) else 0
-        workers = None if getattr(task.dataset, 'in_memory', False) else c.num_workers
+        workers = None if getattr(task, 'in_memory', False) else c.num_workers
         with MetricLogger(self.run, task.total_steps, task.steps_per_epoch, task.effective_batch, meter, c.log_every,
                           self.state.step, self.window, dist.first, c.tensorboard, workers) as self.logger:
             try: self.take_steps(task_steps(task, self.state, meter, self.log))
