@@ -8,7 +8,7 @@ from PIL import Image
 from mae_nb.data import images
 from mae_nb.data.images import CorruptImage, FolderImages, decode, decode_pil, read_image, worker_options
 from mae_nb.data.shards import ShardImages, expand_shards, index_shard
-from mae_nb.data.datasets import channel_stats, hf_images, load_images, torchvision_images
+from mae_nb.data.datasets import TorchvisionImages, channel_stats, hf_images, load_images, torchvision_images
 from mae_nb.data.memory import TensorImages
 from mae_nb.data.augment import EvalDataset, PretrainDataset, augmentations, draw_crops
 from mae_nb.core.rng import SampleRandom
@@ -329,6 +329,26 @@ def test_torchvision_folder(tmp_path):
     assert len(found) == 10 and sorted(found.labels.tolist()) == list(range(10)) and {tuple(found[i][0].shape) for i in range(10)} == {(3, 90, 120)}
     (tmp_path/'imagenette2'/'val'/'n02102040'/'1.JPEG').write_bytes(b'')
     with pytest.raises(CorruptImage, match='Imagenette, image 1'): found[1]
+
+@pytest.mark.parametrize('shape', [(6, 28, 28), (6, 32, 32, 3), (6, 3, 32, 32), (6, 3, 96, 96)], ids=['MNIST', 'CIFAR', 'SVHN', 'STL10'])
+def test_torchvision_sets_in_memory(shape, monkeypatch):
+    "Those whose arrays torchvision holds, in the layouts that it has, are the same images in memory."
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    class Held:
+        def __init__(self, root, download, **how):
+            self.data = pixels if len(shape) == 3 else pixels.numpy()
+            self.targets = [0, 1, 2, 2, 1, 0]
+            self.classes = ['a', 'b', 'c']
+        def __len__(self): return 6
+        def __getitem__(self, i):
+            x = self.data[i] if len(shape) == 3 or shape[-1] == 3 else self.data[i].transpose(1, 2, 0)
+            return Image.fromarray(np.asarray(x)), self.targets[i]
+    monkeypatch.setattr('torchvision.datasets.CIFAR10', Held)
+    found = torchvision_images('CIFAR10', 'train', 'x')
+    assert isinstance(found, TensorImages) and found.classes == ['a', 'b', 'c'] and found.labels.tolist() == [0, 1, 2, 2, 1, 0]
+    for (img,label),(other,same) in zip(found, TorchvisionImages(Held('x', False)), strict=True): assert torch.equal(img, other) and label == same
+    view = PretrainDataset(found, tuple(found.imgs.shape[-2:]), 16)
+    assert view.in_memory and next(iter(train_loader(view, 3, 1)))[0].shape == (3, *found.imgs.shape[1:])
 
 # -- augmentations and crops
 
