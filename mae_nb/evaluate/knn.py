@@ -130,7 +130,7 @@ def linear_predict(
     bank:Tensor, # Features that have labels, `(N, D)`
     bank_labels:Tensor, # Their class numbers, `(N,)`
     feats:Tensor, # Features to classify, `(M, D)`
-    penalties=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.), # Penalties to choose from on every fifth labelled feature
+    penalties=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1., 10., 100., 1000.), # Penalties to choose from on every fifth labelled feature
 )->Tensor: # Class numbers, `(M,)`
     "Classify by the closed-form linear probe on standardised features."
     bank,feats = ((x - bank.mean(0))/bank.std(0).clamp(min=1e-6) for x in (bank, feats))
