@@ -123,14 +123,14 @@ register('fashion_60k', 'ours: the default configuration on all of Fashion-MNIST
          epochs=200, warmup_epochs=10., batch_size=512)
 register('cluttered', 'ours: garments among clutter, normalised pixels', 'ridge 48.8 ± 0.8 of the class token, five seeds (results/demo.csv)',
          '2 CPU cores', '0.1', base=small,
-         data='cluttered_fashion', model='mae_vit_nano_patch6', norm_pix_loss=True, blr=3e-3, crop_scale_min=0.6, epochs=40)
+         data='cluttered_fashion', model='mae_vit_nano_patch6', norm_pix_loss=True, blr=3e-3, crop_scale_min=0.6)
 for name,pool in ('fashion', 'avg'), ('cluttered', 'token'):  # 10 labels a class, fine-tuned and from scratch for three times as long
     start = recipes[name].config
-    few = FinetuneConfig(data=start.data, pool=pool, label_fraction=0.01, batch_size=50, eval_every=50, save_every=300)
+    few = FinetuneConfig(data=start.data, pool=pool, label_fraction=0.01, batch_size=50, eval_every=100, save_every=300)
     register(f'{name}_finetune', f'ours: `{name}`, fine-tuned with 1 % of the labels', f'in results/{name}_labels.csv', '2 CPU cores',
-             kind='finetune', base=few, encoder=f'runs/{name}', epochs=200, warmup_epochs=10.)
+             kind='finetune', base=few, encoder=f'runs/{name}', epochs=100, warmup_epochs=5.)
     register(f'{name}_scratch', f'ours: the same from scratch', f'in results/{name}_labels.csv', '2 CPU cores',
-             kind='finetune', base=few, model=start.model, layer_decay=None, head_init_std=0.02, blr=4e-3, epochs=600, warmup_epochs=30.)
+             kind='finetune', base=few, model=start.model, layer_decay=None, head_init_std=0.02, blr=4e-3, epochs=300, warmup_epochs=15.)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #a802c520
 table9 = FinetuneConfig(

@@ -24,8 +24,8 @@ from mae_nb.tasks.pretrain import pretrain
 from mae_nb.weights.hub import from_pretrained
 
 PROTOCOLS = {  # recipes of pre-training, fine-tuning and training from scratch; epochs of pre-training; batch size and epochs of fine-tuning for each share of the labels
-    'fashion': ('fashion', 'fashion_finetune', 'fashion_scratch', 100, {0.01: (50, 200), 0.1: (64, 40), 1.: (64, 10)}),
-    'cluttered_fashion': ('cluttered', 'cluttered_finetune', 'cluttered_scratch', 40, {0.01: (50, 200), 0.1: (64, 40), 1.: (64, 10)})}
+    'fashion': ('fashion', 'fashion_finetune', 'fashion_scratch', 100, {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)}),
+    'cluttered_fashion': ('cluttered', 'cluttered_finetune', 'cluttered_scratch', 30, {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)})}
 COLUMNS = ['seed', 'start', 'method', 'pool', 'blocks', 'labels', 'top1', 'epochs', 'steps', 'seconds']
 quiet = lambda line: None
 
