@@ -30,6 +30,7 @@ def philox(
         l = l + 0xBB67AE85 & _LOW
     return torch.stack(torch.broadcast_tensors(a, b, c, d), -1)
 
+# %% ../../nbs/2_model/00b_core_rng.ipynb #abe59324
 purposes = 'crop', 'flip', 'mask', 'change', 'order', 'labels', 'mix', 'picture', 'replace', 'make'  # what random numbers are for
 
 def random_words(
@@ -54,6 +55,7 @@ def uniform(
     "Turn random words into numbers that are uniform in [0, 1)."
     return (words >> 8).float()*2.**-24
 
+# %% ../../nbs/2_model/00b_core_rng.ipynb #7a83eed2
 def sample_rng(
     seed:int, epoch:int=0, index:int=0, purpose:str='change', # As for `random_words`
 )->torch.Generator: # On the CPU

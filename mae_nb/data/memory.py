@@ -102,9 +102,10 @@ def images_in_memory(
 def on_device(
     x:Tensor, # A data set
     device, # Where it is wanted
-)->Tensor: # There, or, if it would take more than half of the free memory, on the CPU
+)->Tensor: # There; on the CPU if it would take more than half of the free memory, and for devices without 64-bit floats
     "Move a data set to a device, if there is room."
     device = torch.device(device)
+    if device.type not in ('cpu', 'cuda'): return x
     if device.type == 'cuda' and x.device.type != 'cuda' and 2*x.nbytes > torch.cuda.mem_get_info(device)[0]: return x
     return x.to(device)
 

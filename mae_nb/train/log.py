@@ -6,7 +6,7 @@
 __all__ = ['AsyncScalars', 'Throughput', 'MetricLogger']
 
 # %% ../../nbs/3_training/17b_log.ipynb #7ecf7308
-import json, math, time
+import json, math, sys, time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,7 +171,7 @@ class MetricLogger:
         if mean['data'] < 0.2 or self.advised or self.num_workers is None: return
         self.advised = True
         self.bar.write(f'data-bound: {mean["data"]:.0%} of the time is spent waiting for data. Raise num_workers (now '
-                       f'{self.num_workers}) if there are spare cores, store smaller images, or use masks_per_image')
+                       f'{self.num_workers}) if there are spare cores, store smaller images, or, in pre-training, use masks_per_image', file=sys.stderr)
 
 # %% ../../nbs/3_training/17b_log.ipynb #75fa7dd2
 class _TensorBoard:
