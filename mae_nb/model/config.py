@@ -73,6 +73,7 @@ class MAEConfig(ViTConfig):
     decoder_num_heads:int = 16 # Attention heads of the decoder
     norm_pix_loss:bool = False # Predict normalised pixels?
     loss_on:Literal['masked', 'all'] = 'masked' # Patches on which the loss is computed
+    encoder_mask_tokens:bool = False # Encode all positions, a mask token for each masked patch (Table 1c)?
 
     def __post_init__(self):
         super().__post_init__()

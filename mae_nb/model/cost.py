@@ -34,8 +34,9 @@ def forward_flops(
     K = num_keep(L, mask_ratio)
     patch = cfg.patch_size**2*cfg.in_chans
     D,Dd = cfg.embed_dim,cfg.decoder_embed_dim
-    encoder = 2*K*patch*D + block_flops(K + 1, D, cfg.depth, cfg.mlp_ratio)
-    decoder = 2*(K + 1)*D*Dd + block_flops(L + 1, Dd, cfg.decoder_depth, cfg.mlp_ratio)
+    encoded = (L if cfg.encoder_mask_tokens else K) + 1
+    encoder = 2*K*patch*D + block_flops(encoded, D, cfg.depth, cfg.mlp_ratio)
+    decoder = 2*encoded*D*Dd + block_flops(L + 1, Dd, cfg.decoder_depth, cfg.mlp_ratio)
     if cfg.loss_on == 'all': decoder += 2*L*Dd*patch
     else:  # the last block's queries and MLP, and the prediction, for masked patches only
         decoder += 2*(L - K)*Dd*patch - (K + 1)*(2*Dd*Dd*(2 + 2*cfg.mlp_ratio) + 2*2*(L + 1)*Dd)

@@ -87,15 +87,16 @@ def forward_decoder(self:DecoderMixin,
 # %% ../../nbs/2_model/06_decoder.ipynb #bdf80d42
 @patch
 def decode_masked(self:DecoderMixin,
-    latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
+    latent:Tensor, # Encoder output with CLS first, in rank order: `(B, 1+K, D)`, or `(B, 1+L, D)` from an encoder with mask tokens
     m:Mask, # The mask of the encoder's input
     grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
 )->Tensor: # Prediction for the masked patches, in rank order, `(B, L-K, p*p*C)`
     "Predict the masked patches only; tokens stay in rank order, since blocks are permutation-equivariant."
     x = self.decoder_embed(latent)
     pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
-    at = lambda ids: gather_patches(pos[:,1:].expand(len(x), -1, -1), ids)
-    x = torch.cat([x[:,:1] + pos[:,:1], x[:,1:] + at(m.ids_keep), self.mask_token + at(m.ids_masked)], dim=1)
+    ids = torch.cat([m.ids_keep, m.ids_masked], dim=1)
+    hidden = self.mask_token.expand(len(x), ids.shape[1] + 1 - x.shape[1], -1)
+    x = torch.cat([x, hidden], dim=1) + torch.cat([pos[:,:1].expand(len(x), -1, -1), gather_patches(pos[:,1:].expand(len(x), -1, -1), ids)], dim=1)
     *most,last = self.decoder_blocks
-    x = run_blocks([*most, partial(last, first=latent.shape[1])], x, self.grad_checkpointing)
+    x = run_blocks([*most, partial(last, first=1 + m.ids_keep.shape[1])], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))

@@ -10,8 +10,11 @@ __all__ = ['mae_vit_tiny_patch16', 'mae_vit_small_patch16', 'mae_vit_base_patch1
 # %% ../../nbs/2_model/08_mae.ipynb #6a652be2
 from functools import partial
 from typing import NamedTuple
-from torch import Tensor
-from .masking import gather_patches, num_keep
+import torch
+from torch import nn, Tensor
+from .blocks import run_blocks
+from .masking import Mask, gather_patches, mask_from_scores, num_keep, scores_or_random
+from .positions import positions_for
 from .encoder import MAEEncoder
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PixelTarget, masked_mse
@@ -34,6 +37,18 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         self.build_decoder(cfg.embed_dim, self.grid, cfg.patch_size**2*cfg.in_chans, cfg.decoder_embed_dim,
                            cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
         self.target = NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
+        if cfg.encoder_mask_tokens:
+            self.encoder_mask_token = nn.Parameter(torch.empty(1, 1, cfg.embed_dim).normal_(std=0.02))
+            self.mask_token.requires_grad_(False)  # the decoder needs none
+
+    def encode_patches(self, patches, grid, mask_ratio=0.75, scores=None)->tuple[Tensor,Mask]: # Latent `(B, 1+K, D)`, or `(B, 1+L, D)` in rank order; and the `Mask`
+        "Mask and encode: the visible patches, or, with `encoder_mask_tokens`, mask tokens in place of the others, too."
+        if not self.cfg.encoder_mask_tokens: return super().encode_patches(patches, grid, mask_ratio, scores)
+        m = mask_from_scores(scores_or_random(patches, scores), mask_ratio)
+        pos = positions_for(self.pos_embed, self.grid, grid)[:,1:].expand(len(patches), -1, -1)
+        hidden = self.encoder_mask_token + gather_patches(pos, m.ids_masked)
+        x = torch.cat([self.embed(patches, grid, m.ids_keep), hidden], dim=1)
+        return self.norm(run_blocks(self.blocks, x, self.grad_checkpointing)), m
 
     def forward(self,
         imgs:Tensor, # Images, `(B, C, H, W)`

@@ -116,6 +116,7 @@ class PretrainConfig(RunConfig):
     decoder_num_heads:int|None = None # attention heads of the decoder; likewise
     norm_pix_loss:bool|None = None # predict normalised pixels; what the decoder of init_from does, else no, if not given
     loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
+    encoder_mask_tokens:bool = False # encode all positions, with a mask token for each masked patch (Table 1c): slower, and worse in the paper
     mask_ratio:float = 0.75 # masking ratio: fraction of patches that are masked
     mask_sampling:Literal['random', 'block', 'grid'] = 'random' # how masked patches are drawn (Table 1f)
     masks_per_image:int = 1 # masks for each decoded image: for when data loading is the bottleneck; part of batch_size

@@ -31,7 +31,8 @@ def model_config(
     "Settle the configuration of a model that starts from random weights."
     in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
-    changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on)
+    changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on,
+                   encoder_mask_tokens=cfg.encoder_mask_tokens)
     for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)

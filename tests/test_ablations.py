@@ -1,0 +1,77 @@
+"The knobs of Table 1 against plain restatements."
+from dataclasses import replace
+import pytest, torch
+from mae_nb.model.config import MAEConfig, mae_configs
+from mae_nb.model.cost import forward_flops
+from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.masking import gather_patches, mask_from_scores
+from mae_nb.model.positions import positions_for
+from mae_nb.tasks.config import PretrainConfig
+from mae_nb.tasks.pretrain import PretrainTask, pretrain
+from mae_nb.weights.hub import from_pretrained
+
+TINY = MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=32, depth=2, num_heads=4, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=4)
+
+# --- Table 1c: mask tokens in the encoder ---
+def loss_in_image_order(model, imgs, scores):
+    "All places in their order, as a ViT sees them; where a patch is masked, the mask token is put instead of its embedding."
+    patches,grid = model.to_patches(imgs)
+    m = mask_from_scores(scores, 0.75)
+    x = model.embed(patches, grid)
+    pos = positions_for(model.pos_embed, model.grid, grid)
+    x = torch.cat([x[:,:1], torch.where(m.mask[:,:,None].bool(), model.encoder_mask_token + pos[:,1:], x[:,1:])], 1)
+    y = model.decoder_embed(model.norm(model.blocks(x))) + positions_for(model.decoder_pos_embed, model.decoder_grid, grid)
+    pred = model.decoder_pred(model.decoder_norm(model.decoder_blocks(y)[:,1:]))
+    error = (pred - model.target(patches)).square().mean(-1)
+    return (error*m.mask).sum()/m.mask.sum() if model.cfg.loss_on == 'masked' else error.mean()
+
+@pytest.mark.parametrize('change', [{}, dict(norm_pix_loss=True), dict(loss_on='all')])
+def test_mask_tokens_in_the_encoder(change):
+    "Loss and gradients of the training path, of the full path, and of the restatement."
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, encoder_mask_tokens=True, **change))
+    imgs,scores = torch.randn(3, 1, 28, 28),torch.rand(3, 49)
+    losses = [loss_in_image_order(model, imgs, scores)] + [model(imgs, scores=scores, loss_only=only).loss for only in (False, True)]
+    learned = {n: p for n,p in model.named_parameters() if p.requires_grad}
+    assert 'encoder_mask_token' in learned and 'mask_token' not in learned
+    expected,*found = [torch.autograd.grad(l, [*learned.values()]) for l in losses]
+    for loss,grads in zip(losses[1:], found):
+        assert loss.item() == pytest.approx(losses[0].item(), rel=1e-5)
+        for n,g,e in zip(learned, grads, expected): assert torch.allclose(g, e, atol=2e-6), n
+    assert all(g.abs().sum() > 0 for n,g in zip(learned, expected) if not n.endswith('attn.qkv.bias'))
+
+def test_it_does_not_peek():
+    model = MaskedAutoencoderViT(replace(TINY, encoder_mask_tokens=True)).eval()
+    imgs,scores = torch.randn(1, 1, 28, 28),torch.arange(49.)[None]
+    hidden = imgs.clone()
+    hidden[:,:,8:] = 7.  # rows of patches from the third on: masked, as scores go along the rows
+    a,b = (model(x, scores=scores).pred for x in (imgs, hidden))
+    assert torch.equal(a, b) and mask_from_scores(scores).mask[0,14:].all()
+
+def test_features_are_of_the_whole_image():
+    "`encode` masks nothing, so it is the same with the knob and without."
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, encoder_mask_tokens=True)).eval()
+    plain = MaskedAutoencoderViT(TINY).eval()
+    plain.load_state_dict({k: v for k,v in model.state_dict().items() if k != 'encoder_mask_token'})
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(model.encode(x).tokens, plain.encode(x).tokens)
+
+def test_flops_of_mask_tokens():
+    large = mae_configs['mae_vit_large_patch16']
+    assert forward_flops(replace(large, encoder_mask_tokens=True))/forward_flops(large) == pytest.approx(3.3, abs=0.1)  # Table 1c
+
+def test_a_run_with_mask_tokens_in_the_encoder(tmp_path):
+    cfg = PretrainConfig(output_dir=str(tmp_path/'run'), encoder_mask_tokens=True, max_steps=3, batch_size=8, device='cpu')
+    assert PretrainTask(cfg).flops_per_image > 2*PretrainTask(replace(cfg, encoder_mask_tokens=False)).flops_per_image
+    run = pretrain(cfg, lambda line: None)
+    whole = from_pretrained(run, 'autoencoder')
+    assert whole.cfg.encoder_mask_tokens and torch.isfinite(whole.encoder_mask_token).all()
+    encoder = from_pretrained(run, 'encoder')
+    assert not [k for k in encoder.state_dict() if 'mask_token' in k]
+    on = pretrain(replace(cfg, output_dir=str(tmp_path/'on'), init_from=str(run), model=None), lambda line: None)
+    assert from_pretrained(on, 'autoencoder').cfg.encoder_mask_tokens
+    with pytest.raises(ValueError, match='trained the other way'):
+        pretrain(replace(cfg, output_dir=str(tmp_path/'off'), init_from=str(run), model=None, encoder_mask_tokens=False), lambda line: None)
+    other = pretrain(replace(cfg, output_dir=str(tmp_path/'other'), init_from=str(run), model=None, init_decoder=False, encoder_mask_tokens=False), lambda line: None)
+    assert not from_pretrained(other, 'autoencoder').cfg.encoder_mask_tokens
