@@ -188,7 +188,7 @@ def test_card_tells_what_it_started_from(grey, tmp_path):
 def test_report_of_a_run_that_went_on(tmp_path):
     run = pretrain(PretrainConfig(init_from='fashion_nano', output_dir=tmp_path/'run', max_steps=1, batch_size=8, log_every=1, norm_pix_loss=True, device='cpu'), quiet)
     from mae_nb.evaluate import report
-    text = report._report_text(read_json(run/'config.json'), read_jsonl(run/'log.jsonl'), [], [], 'x')
+    text = report._report_text(read_json(run/'config.json'), read_jsonl(run/'log.jsonl'), '', 'x')
     assert 'fashion_nano on fashion: 1 steps' in text
 
 def test_without_a_checkpoint_resume_auto_starts_from_the_weights(grey, tmp_path):
