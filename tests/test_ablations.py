@@ -1,10 +1,14 @@
 "The knobs of Table 1 against plain restatements."
 from dataclasses import replace
-import pytest, torch
+import numpy as np, pytest, torch
 from mae_nb.model.config import MAEConfig, mae_configs
 from mae_nb.model.cost import forward_flops
 from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.data.bundled import fashion
+from mae_nb.data.datasets import normalise
 from mae_nb.model.masking import gather_patches, mask_from_scores
+from mae_nb.model.targets import PCATarget
+from mae_nb.plots.images import show_reconstruction
 from mae_nb.model.positions import positions_for
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
@@ -71,7 +75,50 @@ def test_a_run_with_mask_tokens_in_the_encoder(tmp_path):
     assert not [k for k in encoder.state_dict() if 'mask_token' in k]
     on = pretrain(replace(cfg, output_dir=str(tmp_path/'on'), init_from=str(run), model=None), lambda line: None)
     assert from_pretrained(on, 'autoencoder').cfg.encoder_mask_tokens
-    with pytest.raises(ValueError, match='trained the other way'):
+    with pytest.raises(ValueError, match='was trained with encoder_mask_tokens=True'):
         pretrain(replace(cfg, output_dir=str(tmp_path/'off'), init_from=str(run), model=None, encoder_mask_tokens=False), lambda line: None)
     other = pretrain(replace(cfg, output_dir=str(tmp_path/'other'), init_from=str(run), model=None, init_decoder=False, encoder_mask_tokens=False), lambda line: None)
     assert not from_pretrained(other, 'autoencoder').cfg.encoder_mask_tokens
+
+# --- Table 1d: principal components of patches ---
+def test_pca_target_is_that_of_numpy():
+    patches = torch.randn(4, 49, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
+    target = PCATarget(16, 5).fit(patches)
+    x = patches.flatten(0, 1).double().numpy()
+    _,_,v = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    v = v[:5]*np.sign(np.take_along_axis(v[:5], np.abs(v[:5]).argmax(1)[:,None], 1))
+    expected = ((x - x.mean(0)) @ v.T).reshape(4, 49, 5)
+    assert np.abs(target(patches).numpy() - expected).max() < 1e-4
+    whole = PCATarget(16, 16).fit(patches)
+    assert torch.allclose(whole.to_pixels(whole(patches)), patches, atol=1e-4)
+    assert torch.equal(target(patches.bfloat16()), target(patches.bfloat16().float()))
+
+def test_loss_of_components():
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, target='pca', pca_components=5))
+    imgs,scores = torch.randn(3, 1, 28, 28),torch.rand(3, 49)
+    model.target.fit(model.to_patches(imgs)[0])
+    full,short = (model(imgs, scores=scores, loss_only=only) for only in (False, True))
+    wanted = model.target(model.to_patches(imgs)[0])
+    by_hand = (full.pred - wanted)[full.mask == 1].square().mean()
+    assert full.pred.shape == (3, 49, 5) and full.loss.item() == pytest.approx(by_hand.item()) == pytest.approx(short.loss.item(), rel=1e-5)
+
+def test_a_run_on_components(tmp_path):
+    cfg = PretrainConfig(output_dir=str(tmp_path/'run'), target='pca', pca_components=6, max_steps=4, save_every=2, batch_size=8, device='cpu')
+    run = pretrain(cfg, lambda line: None)
+    model = from_pretrained(run, 'autoencoder')
+    clothes = normalise(fashion().imgs[::20], model.cfg.mean, model.cfg.std)
+    again = PCATarget(16, 6).fit(model.to_patches(clothes)[0])
+    assert (model.target.components*again.components).sum(1)[:5].abs().min() > 0.9  # about the same directions on other crops
+    show_reconstruction(model, clothes[:2])
+    assert 'target.mean' not in from_pretrained(run, 'encoder').state_dict()
+    stopped = pretrain(replace(cfg, output_dir=str(tmp_path/'two'), max_steps=2), lambda line: None)
+    pretrain(replace(cfg, output_dir=str(stopped), resume='auto'), lambda line: None)
+    other = from_pretrained(stopped, 'autoencoder')
+    assert torch.equal(other.target.components, model.target.components)
+    on = pretrain(replace(cfg, output_dir=str(tmp_path/'on'), init_from=str(run), model=None, target=None, pca_components=None), lambda line: None)
+    assert torch.equal(from_pretrained(on, 'autoencoder').target.components, model.target.components)
+    for wrong in dict(target='pixel', pca_components=None), dict(pca_components=7):
+        with pytest.raises(ValueError, match='was trained with'): pretrain(replace(cfg, output_dir=str(tmp_path/'no'), init_from=str(run), model=None, **wrong), lambda line: None)
+    with pytest.raises(ValueError, match='between 1 and 16'): PretrainTask(replace(cfg, pca_components=17))
+    with pytest.raises(ValueError, match='norm_pix_loss normalises pixels, and target is pca'): PretrainTask(replace(cfg, norm_pix_loss=True))

@@ -71,13 +71,17 @@ class MAEConfig(ViTConfig):
     decoder_embed_dim:int = 512 # Width of the decoder
     decoder_depth:int = 8 # Blocks of the decoder
     decoder_num_heads:int = 16 # Attention heads of the decoder
-    norm_pix_loss:bool = False # Predict normalised pixels?
+    target:Literal['pixel', 'pca'] = 'pixel' # What is predicted: pixels, or principal components of patches (Table 1d)
+    norm_pix_loss:bool = False # With target pixel: predict normalised pixels?
+    pca_components:int = 96 # With target pca: how many components
     loss_on:Literal['masked', 'all'] = 'masked' # Patches on which the loss is computed
     encoder_mask_tokens:bool = False # Encode all positions, a mask token for each masked patch (Table 1c)?
 
     def __post_init__(self):
         super().__post_init__()
         _check_width(self, 'decoder_')
+        if self.norm_pix_loss and self.target != 'pixel':
+            raise ValueError(f'norm_pix_loss normalises pixels, and target is {self.target}: give one of them')
         if self.norm_pix_loss and self.patch_size == self.in_chans == 1:
             raise ValueError('norm_pix_loss needs more than one value per patch: one value has no standard deviation')
 

@@ -17,7 +17,7 @@ from .masking import Mask, gather_patches, mask_from_scores, num_keep, scores_or
 from .positions import positions_for
 from .encoder import MAEEncoder
 from .decoder import DecoderMixin
-from .targets import NormPixelTarget, PixelTarget, masked_mse
+from .targets import NormPixelTarget, PCATarget, PixelTarget, masked_mse
 from .config import MAEConfig, mae_config
 
 class MAEOutput(NamedTuple):
@@ -34,9 +34,11 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         cfg:MAEConfig=MAEConfig(), # Shapes and task
     ):
         super().__init__(cfg)
-        self.build_decoder(cfg.embed_dim, self.grid, cfg.patch_size**2*cfg.in_chans, cfg.decoder_embed_dim,
-                           cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
-        self.target = NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
+        d = cfg.patch_size**2*cfg.in_chans
+        predicted = cfg.pca_components if cfg.target == 'pca' else d
+        self.build_decoder(cfg.embed_dim, self.grid, predicted, cfg.decoder_embed_dim, cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
+        if cfg.target == 'pca': self.target = PCATarget(d, cfg.pca_components)
+        else: self.target = NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
         if cfg.encoder_mask_tokens:
             self.encoder_mask_token = nn.Parameter(torch.empty(1, 1, cfg.embed_dim).normal_(std=0.02))
             self.mask_token.requires_grad_(False)  # the decoder needs none

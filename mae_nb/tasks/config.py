@@ -114,6 +114,8 @@ class PretrainConfig(RunConfig):
     decoder_embed_dim:int|None = None # width of the decoder; the preset's, or that of init_from, if not given
     decoder_depth:int|None = None # blocks of the decoder; likewise
     decoder_num_heads:int|None = None # attention heads of the decoder; likewise
+    target:Literal['pixel', 'pca']|None = None # what is predicted: pixels, or principal components of patches (Table 1d); that of init_from, else pixel, if not given
+    pca_components:int|None = None # with target pca: how many components; 96, as in the paper, if not given
     norm_pix_loss:bool|None = None # predict normalised pixels; what the decoder of init_from does, else no, if not given
     loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
     encoder_mask_tokens:bool = False # encode all positions, with a mask token for each masked patch (Table 1c): slower, and worse in the paper
@@ -136,9 +138,10 @@ class PretrainConfig(RunConfig):
             if getattr(self, k) != (k == 'init_decoder'): raise ValueError(f'{k} is about the weights of init_from: give them')
         if self.model is None: object.__setattr__(self, 'model', default_model)
         if self.norm_pix_loss is None: object.__setattr__(self, 'norm_pix_loss', False)
+        if self.target is None: object.__setattr__(self, 'target', 'pixel')
 
     def _at_least(self):
-        ones = 'masks_per_image patch_size in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
+        ones = 'masks_per_image patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
         return super()._at_least() | dict.fromkeys(ones.split(), 1)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #8e9029d6

@@ -69,6 +69,16 @@ def _target(w, cfg):
         w.notes.append(f'its decoder predicted {name[learned]} pixels, and goes on with {name[cfg.norm_pix_loss]} ones')
     return cfg.norm_pix_loss
 
+def _decoder_task(w, cfg, s):
+    "What the decoder of these weights has learned to do, or, if it starts fresh, what is asked for."
+    asked = dict(target=cfg.target, pca_components=cfg.pca_components, encoder_mask_tokens=cfg.encoder_mask_tokens)
+    if w.kind == 'encoder': return {k: v for k,v in asked.items() if v is not None}
+    own = MAEConfig()
+    for k,v in asked.items():
+        if v is not None and v != (learned := s.get(k, getattr(own, k))):
+            raise ValueError(f'{w.path} was trained with {k}={learned}: leave {k}={v} out, or give no init_decoder, and the decoder starts fresh')
+    return {}
+
 def init_config(
     cfg:PretrainConfig, # Configuration of the run
     dataset, # Training images
@@ -77,9 +87,7 @@ def init_config(
     "Settle the configuration of a model that goes on from weights; what was settled how goes to their notes."
     require(w, 'num_heads', *(('decoder_num_heads',) if w.kind == 'autoencoder' else ()))
     s = {f.name: w.shapes[f.name] for f in fields(MAEConfig) if f.name in w.shapes} | dict(loss_on=cfg.loss_on)
-    if w.kind == 'encoder': s['encoder_mask_tokens'] = cfg.encoder_mask_tokens
-    elif cfg.encoder_mask_tokens != s.get('encoder_mask_tokens', False):
-        raise ValueError(f'encoder_mask_tokens={cfg.encoder_mask_tokens}, and {w.path} was trained the other way: give no init_decoder, and the decoder starts fresh')
+    s |= _decoder_task(w, cfg, s)
     if w.kind == 'encoder':
         s |= _fresh_decoder(s, cfg)
         w.notes.append(f'fresh decoder, {s["decoder_embed_dim"]} wide and {s["decoder_depth"]} deep')
@@ -101,7 +109,7 @@ def load_init(
 )->str: # What was loaded, and what was changed or assumed
     "Load the weights that a run goes on from, strictly; a decoder that they don't have stays as it is."
     own = model.state_dict()
-    fresh = {k: v for k,v in own.items() if k.startswith(('decoder_', 'mask_token', 'encoder_mask_token')) and w.kind == 'encoder'}
+    fresh = {k: v for k,v in own.items() if k.startswith(('decoder_', 'mask_token', 'encoder_mask_token', 'target.')) and w.kind == 'encoder'}
     try: load_strict(model, {**fresh, **w.state})
     except ValueError as e: raise ValueError(f'{w.path}: {e}') from e
     return '; '.join([f'{w.path}, {w.kind}: {len(w.state)} tensors', *w.notes])

@@ -12,7 +12,7 @@ from ..model.masking import block_scores, grid_scores, num_keep
 from ..model.config import MAEConfig, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
-from ..data.images import with_channels
+from ..data.images import CorruptImage, catch_corrupt, with_channels
 from ..data.augment import PretrainDataset
 from ..train.optim import adamw
 from ..core.rng import seed_all
@@ -32,8 +32,8 @@ def model_config(
     in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
     changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on,
-                   encoder_mask_tokens=cfg.encoder_mask_tokens)
-    for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads'):
+                   encoder_mask_tokens=cfg.encoder_mask_tokens, target=cfg.target)
+    for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'pca_components'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
 
@@ -71,6 +71,14 @@ class PretrainTask(ImageTask):
         self.set_steps(len(images), c.masks_per_image)
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
+        if model_cfg.target == 'pca' and not before and not (w and w.kind == 'autoencoder'): self.fit_target()
+
+    def fit_target(self, most=500):
+        "Fit the principal components that are to be predicted, on patches of training images."
+        ids = torch.linspace(0, len(self.dataset) - 1, min(most, len(self.dataset))).long().tolist()
+        found = [catch_corrupt(self.dataset.__getitem__, (0, i)) for i in ids]
+        imgs = torch.stack([x[0] for x in found if not isinstance(x, CorruptImage)]).to(self.dist.device)
+        self.model.target.fit(self.model.to_patches(normalise(imgs, *self.stats))[0])
 
     def loss(self, forward, batch):
         "Masked mean squared error of a batch of images `(B, C, H, W)` and scores `(B, L)` or `(B, masks, L)`."

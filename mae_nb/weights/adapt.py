@@ -35,7 +35,7 @@ def select_part(
     if kind == 'classifier': raise ValueError(f'{w.path} has no head: make one with mae_finetune --encoder {w.path}')
     if 'norm.weight' not in w.state:
         raise ValueError(f'{w.path}: fine-tuning on mean features has lost the last norm. Give the pre-trained encoder')
-    state = {k: v for k,v in w.state.items() if not k.startswith(('decoder_', 'mask_token', 'encoder_mask_token', 'head.'))}
+    state = {k: v for k,v in w.state.items() if not k.startswith(('decoder_', 'mask_token', 'encoder_mask_token', 'target.', 'head.'))}
     shapes = {f.name: w.shapes[f.name] for f in fields(ViTConfig) if f.name in w.shapes}
     note = f'{len(w.state) - len(state)} tensors of the {"decoder" if w.kind == "autoencoder" else "head"} dropped'
     return replace(w, state=state, shapes=shapes, notes=[*w.notes, note])
