@@ -26,7 +26,7 @@ from mae_nb.weights.hub import from_pretrained
 
 PROTOCOLS = {  # name of the recipes, and epochs of pre-training
     'fashion': ('fashion', 100),
-    'cluttered_fashion': ('cluttered', 30)}
+    'cluttered_fashion': ('cluttered', 40)}
 SHARES = {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)}  # of the labels: batch size and epochs of fine-tuning
 COLUMNS = ['seed', 'start', 'method', 'pool', 'blocks', 'labels', 'top1', 'epochs', 'steps', 'seconds']
 quiet = lambda line: None
