@@ -429,7 +429,7 @@ def test_loader_dies_during_a_step(sig):
     import multiprocessing
     steps,done,others = 0,False,set(multiprocessing.active_children())
     with pytest.raises(ChildProcessError, match='a data-loader worker died .Killed|a data-loader worker died .Segmentation'):
-        for _ in train_loader(PretrainDataset(TensorImages(torch.zeros(640, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1):
+        for _ in train_loader(PretrainDataset(TensorImages(torch.zeros(640, 3, 8, 8, dtype=torch.uint8)), (8, 8), 4), 4, 1, 1).load():
             done = False
             if steps == 5: os.kill((set(multiprocessing.active_children()) - others).pop().pid, sig)
             end = time.time() + 0.1

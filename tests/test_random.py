@@ -6,7 +6,7 @@ from mae_nb.data.augment import PretrainDataset, augmentations, random_resized_c
 from mae_nb.data.bundled import fashion
 from mae_nb.data.labels import FinetuneDataset
 from mae_nb.data.loader import ResumableBatchSampler, train_loader
-from mae_nb.data.memory import TensorImages
+from mae_nb.data.memory import TensorImages, crop_resize_batch
 from mae_nb.tasks.pretrain import mask_scores
 
 # --- a restatement, written from Salmon et al. (2011) and the docstrings ---
@@ -70,7 +70,8 @@ def test_a_generator_starts_with_the_samples_words():
 @pytest.mark.slow
 def test_ten_million_keys_share_no_first_64_bits():
     ids = torch.arange(10_000_000)
-    first = torch.cat([(w[:,0] << 32 | w[:,1]) for part in ids.split(500_000) for w in [random_words(0, 'mask', part // 1_000_000, part % 1_000_000, 2)]])
+    drawn = torch.cat([random_words(0, 'mask', part // 1_000_000, part % 1_000_000, 2) for part in ids.split(500_000)])
+    first = drawn[:,0] << 32 | drawn[:,1]
     assert len(np.unique(first.numpy())) == len(ids)
 
 def z_of_chi_square(counts):
@@ -172,7 +173,6 @@ def test_large_images_and_labels_are_the_same_either_way():
     view = PretrainDataset(LARGE, (48, 48), 9, seed=1)
     random = SampleRandom(1, [(0, i) for i in range(12)])
     at = random.ids,*view.draw(random)
-    from mae_nb.data.memory import crop_resize_batch
     assert torch.equal(view.batch(*at)[0], crop_resize_batch(LARGE.imgs[at[0]], at[1], (48, 48), at[2]))
     fast,slow = FinetuneDataset(SOME, (16, 24), 3),FinetuneDataset(OneByOne(SOME), (16, 24), 3)
     assert fast.in_memory and joined(fast, 1) == joined(slow, 2)

@@ -1,10 +1,11 @@
-"""What pre-training is worth with few labels: pre-trained, untrained and raw pixels, under every protocol; one row a result.
+"""What pre-training is worth with few labels: pre-trained, untrained and raw pixels, each protocol; one row a result.
 
     OMP_NUM_THREADS=1 python tools/few_labels.py results/fashion_labels.csv --data fashion
     OMP_NUM_THREADS=1 python tools/few_labels.py results/cluttered_labels.csv --data cluttered_fashion
 
-A seed is everything's: the weights at the start, the crops and masks, the order, and which labels are known. What is done is not done again: runs
-are kept in runs/few_labels and go on where they were stopped. Several processes, each with seeds of its own, may work beside each other, each on a table of its own (`--join` puts them together).
+A seed is everything's: the weights at the start, the crops and masks, the order, and which labels are known. What is
+done is not done again: runs are kept in runs/few_labels and go on where they were stopped. Several processes, each with
+seeds of its own, may work beside each other, each on a table of its own (`--join` puts them together).
 """
 import argparse, csv
 from dataclasses import replace
@@ -23,23 +24,25 @@ from mae_nb.tasks.finetune import finetune
 from mae_nb.tasks.pretrain import pretrain
 from mae_nb.weights.hub import from_pretrained
 
-PROTOCOLS = {  # recipes of pre-training, fine-tuning and training from scratch; epochs of pre-training; batch size and epochs of fine-tuning for each share of the labels
-    'fashion': ('fashion', 'fashion_finetune', 'fashion_scratch', 100, {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)}),
-    'cluttered_fashion': ('cluttered', 'cluttered_finetune', 'cluttered_scratch', 30, {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)})}
+PROTOCOLS = {  # name of the recipes, and epochs of pre-training
+    'fashion': ('fashion', 100),
+    'cluttered_fashion': ('cluttered', 40)}
+SHARES = {0.01: (50, 100), 0.1: (64, 40), 1.: (64, 10)}  # of the labels: batch size and epochs of fine-tuning
 COLUMNS = ['seed', 'start', 'method', 'pool', 'blocks', 'labels', 'top1', 'epochs', 'steps', 'seconds']
 quiet = lambda line: None
 
 class Seed:
     "All results of a seed."
     def __init__(self, data, seed, home, epochs, where):
-        self.base,self.tune,self.scratch,default,self.shares = PROTOCOLS[data]
+        self.name,default = PROTOCOLS[data]
+        self.base,self.tune,self.scratch = (recipe(self.name + kind).config for kind in ('', '_finetune', '_scratch'))
         self.seed,self.home,self.where = seed,home,where
         self.epochs = epochs or default
 
     def trained(self, cfg, name, share, epochs, batch, **values):
         "Train with labels, unless it is done; accuracy and length of the run."
-        cfg = replace(cfg, seed=self.seed, label_fraction=share, epochs=epochs, batch_size=batch, eval_every=10_000, resume='auto', **values,
-                      **self.where, output_dir=f'{self.home}/{name}-{share:g}-{self.seed}')
+        cfg = replace(cfg, seed=self.seed, label_fraction=share, epochs=epochs, batch_size=batch, eval_every=10_000,
+                      resume='auto', output_dir=f'{self.home}/{name}-{share:g}-{self.seed}', **values, **self.where)
         log = read_jsonl(finetune(cfg, log=quiet)/'log.jsonl')
         top1 = [r for r in log if 'top1' in r][-1]['top1']
         seconds = next((r['seconds'] for r in log[::-1] if 'seconds' in r), None)
@@ -47,48 +50,56 @@ class Seed:
 
     def finetuned(self, start, share, **values):
         "Fine-tune, or train from scratch for three times as long."
-        batch,epochs = self.shares[share]
-        how = dict(save_every=300, **values)
+        batch,epochs = SHARES[share]
         if start == 'pre-trained':
             name = f'blocks-{values["trainable_blocks"]:g}' if values else 'finetune'
-            return self.trained(recipe(self.tune).config, name, share, epochs, batch, encoder=str(self.run), warmup_epochs=epochs/20, **how)
-        return self.trained(recipe(self.scratch).config, 'scratch', share, 3*epochs, batch, warmup_epochs=3*epochs/20, **how)
+            how = dict(encoder=str(self.run), warmup_epochs=epochs/20, **values)
+            return self.trained(self.tune, name, share, epochs, batch, save_every=300, **how)
+        epochs *= 3
+        return self.trained(self.scratch, 'scratch', share, epochs, batch, save_every=300, warmup_epochs=epochs/20)
 
     def probed(self, start, share, n):
         "Train the paper's linear probe with LARS, on cached features of one pooling."
         batch = min(512, n)
-        model = dict(encoder=str(self.run)) if start == 'pre-trained' else dict(model=self.model)
-        return self.trained(linprobe_defaults, f'linear-{start}', share, round(90*19/(n//batch)), batch, pool=recipe(self.tune).config.pool, blr=6.4*256/batch, save_every=1000, **model)
+        epochs = round(90*19/(n//batch))  # as many steps as 90 epochs of all labels
+        model = dict(encoder=str(self.run)) if start == 'pre-trained' else dict(model=self.base.model)
+        how = dict(pool=self.tune.pool, blr=6.4*256/batch, save_every=1000, **model)
+        return self.trained(linprobe_defaults, f'linear-{start}', share, epochs, batch, **how)
 
     def frozen(self, features, train):
         "kNN and the closed-form probe on features `(train, test)`, for each share of the labels."
         (f,y),(g,z) = features
         accuracy = lambda pred: round(100*(pred == z).float().mean().item(), 2)
-        for share in self.shares:
+        for share in SHARES:
             ids = torch.arange(len(y)) if share == 1 else label_subset(train, share, self.seed).ids
-            for method,predict in ('kNN', lambda *a: knn_predict(*a, k=min(20, len(ids)//10))), ('ridge', linear_predict):
-                yield dict(method=method, labels=len(ids), top1=accuracy(predict(f[ids], y[ids], g)))
+            k = min(20, len(ids)//10)
+            yield dict(method='kNN', labels=len(ids), top1=accuracy(knn_predict(f[ids], y[ids], g, k=k)))
+            yield dict(method='ridge', labels=len(ids), top1=accuracy(linear_predict(f[ids], y[ids], g)))
 
     def rows(self):
         "All results, the fast ones first."
-        base = recipe(self.base).config
-        self.model = base.model
-        self.run = pretrain(replace(base, seed=self.seed, epochs=self.epochs, warmup_epochs=self.epochs/20, output_dir=f'{self.home}/pretrain-{self.seed}', resume='auto', **self.where), quiet)
+        how = dict(epochs=self.epochs, warmup_epochs=self.epochs/20, output_dir=f'{self.home}/pretrain-{self.seed}')
+        self.run = pretrain(replace(self.base, seed=self.seed, resume='auto', **how, **self.where), quiet)
         sets = [load_images(self.where['data'], split, self.where['data_root']) for split in ('train', 'test')]
         seed_all(self.seed)
         trained = from_pretrained(self.run, 'autoencoder')
         encoders = {'pre-trained': trained, 'untrained': MaskedAutoencoderViT(trained.cfg).eval()}
-        for row in self.frozen([raw_pixels(s, trained.cfg.img_size) for s in sets], sets[0]): yield dict(start='pixels', **row)
+        pixels = [raw_pixels(s, trained.cfg.img_size) for s in sets]
+        for row in self.frozen(pixels, sets[0]): yield dict(start='pixels', **row)
         for start,model in encoders.items():
             for pool in ('avg', 'token'):
-                for row in self.frozen([extract_features(model, s, pool) for s in sets], sets[0]): yield dict(start=start, pool=pool, **row)
-        for share in self.shares:
+                features = [extract_features(model, s, pool) for s in sets]
+                for row in self.frozen(features, sets[0]): yield dict(start=start, pool=pool, **row)
+        for share in SHARES:
             n = round(share*len(sets[0]))
             for start in encoders:
-                yield dict(start=start, method='LARS', pool=recipe(self.tune).config.pool, labels=n, **self.probed(start, share, n))
-                yield dict(start=start, method='fine-tuned', pool=recipe(self.tune).config.pool, labels=n, **self.finetuned(start, share))
-        for blocks in (0.5, 1., 2., 3.) if self.base == 'fashion' else ():  # between the linear probe and fine-tuning, as in Fig. 9
-            yield dict(start='pre-trained', method='partial', blocks=blocks, labels=round(0.1*len(sets[0])), **self.finetuned('pre-trained', 0.1, trainable_blocks=blocks))
+                what = dict(start=start, pool=self.tune.pool, labels=n)
+                yield dict(what, method='LARS', **self.probed(start, share, n))
+                yield dict(what, method='fine-tuned', **self.finetuned(start, share))
+        for blocks in (0.5, 1., 2., 3.) if self.name == 'fashion' else ():  # as in Fig. 9
+            what = dict(start='pre-trained', method='partial', pool=self.tune.pool, blocks=blocks)
+            what['labels'] = round(0.1*len(sets[0]))
+            yield dict(what, **self.finetuned('pre-trained', 0.1, trainable_blocks=blocks))
 
 def write(path, columns, rows):
     "Write rows as they come."
@@ -103,18 +114,21 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('table', type=Path, help='CSV file to write')
     p.add_argument('--join', type=Path, nargs='+', help='tables to put together instead, by seed')
-    p.add_argument('--data', choices=[*PROTOCOLS, 'FashionMNIST'], default='fashion', help='FashionMNIST: all 60 000 images, with the protocol of fashion')
+    p.add_argument('--data', choices=[*PROTOCOLS, 'FashionMNIST'], default='fashion',
+                   help='FashionMNIST: all 60 000 images, with the protocol of fashion')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     p.add_argument('--home', default='runs/few_labels', help='folder for the runs')
     p.add_argument('--epochs', type=int, help="of pre-training; the protocol's if not given")
-    p.add_argument('--data_root'); p.add_argument('--device', default='cpu')
+    p.add_argument('--data_root')
+    p.add_argument('--device', default='cpu')
     args = p.parse_args()
     if args.join:
         found = [r for t in args.join for r in csv.DictReader(open(t, newline=''))]
         write(args.table, found[0], sorted(found, key=lambda r: int(r['seed'])))
         raise SystemExit
     m = environment(args.device)
-    made_on = dict(device=m['device'], cpu=m['cpu'], threads=m['threads'], python=m['python'], torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
+    made_on = {k: m[k] for k in ('device', 'cpu', 'threads', 'python')}
+    made_on |= dict(torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
     where = dict(data=args.data, data_root=args.data_root, device=args.device)
     data = 'fashion' if args.data == 'FashionMNIST' else args.data
     seeds = (Seed(data, s, f'{args.home}/{args.data}', args.epochs, where) for s in args.seeds)

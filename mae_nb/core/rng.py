@@ -67,6 +67,7 @@ def sample_rng(
     state[24:24+624*8].view(np.uint64)[:] = words
     return generator.set_state(torch.from_numpy(state))
 
+# %% ../../nbs/2_model/00b_core_rng.ipynb #1f072797
 class SampleRandom:
     "The random numbers of some samples, or of a part of them; drawn together, and the same as if each drew its own."
     def __init__(self,

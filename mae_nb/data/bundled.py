@@ -43,6 +43,7 @@ def _paste(canvas, at, pieces, top, left, least=0):
     where = at[:,None,None,None], torch.arange(C)[:,None,None], (top[:,None] + d)[:,None,:,None], (left[:,None] + d)[:,None,None]
     canvas[where] = torch.where(pieces >= least, pieces, canvas[where])
 
+# %% ../../nbs/3_training/12b_bundled.ipynb #3241b613
 def clutter(
     imgs:Tensor, # Objects on black, uint8, `(N, C, H, W)`
     size:int=48, # Side of the canvas, in pixels
@@ -73,6 +74,7 @@ def clutter(
         _paste(canvas, at, objects, y[at], x[at], least=9)  # what is black shows what is behind
     return canvas
 
+# %% ../../nbs/3_training/12b_bundled.ipynb #e39f280f
 def cluttered_fashion(split:str='train'): # `'train'` (10 000 images) or `'test'` (2 000)
     "Make cluttered Fashion-MNIST of the bundled garments: 48x48, one channel, ten balanced classes."
     plain = fashion(split)

@@ -50,6 +50,7 @@ def _weights(n, out):
     while one < 2**22 and int(w.max()*one*2 + 0.5) < 2**15: one *= 2
     return (w*one + 0.5*w.sign()).trunc(), one
 
+# %% ../../nbs/3_training/13d_memory.ipynb #5ddd13b2
 @cache
 def resize_weights(
     n:int, # Side of the images, in pixels

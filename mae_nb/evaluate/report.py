@@ -132,15 +132,18 @@ pre{{font-size:12px;color:#444}}</style>
 
 def _results_table(rows, notes=(), finetuned=()):
     "Format the tables as HTML, or say why there is none of probes; and what was left out."
-    notes = ''.join(f'<p>{html.escape(n)}</p>' for n in notes)
-    cells = lambda tag, *values: '<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in values) + '</tr>'
-    body = ''.join(cells('td', r['start'], f'{r["label_fraction"]:.0%}', str(r['epochs']), f'{r["top1"]:.1f}') for r in finetuned)
-    if finetuned: notes += f'<table>{cells("th", "trained with labels", "labels", "epochs", "top-1")}{body}</table>'
-    if not rows: return f'<p>Features were not evaluated: no labels, no test split, or images that cannot be read.</p>{notes}'
-    body = ''.join(cells('td', r['features'], f'{r["knn"]:.1f}', f'{r["linear"]:.1f}') for r in rows)
-    return (f'<table>{cells("th", "frozen features", "kNN", "linear")}{body}</table>'
-            '<p>Top-1 accuracy in percent on the test images: 20 nearest neighbours by cosine, '
-            f'and a closed-form linear probe, for all features alike.</p>{notes}')
+    def table(head, lines):
+        rows = [('th', head)] + [('td', line) for line in lines]
+        return '<table>' + ''.join('<tr>' + ''.join(f'<{tag}>{html.escape(v)}</{tag}>' for v in line) + '</tr>' for tag,line in rows) + '</table>'
+    probes = '<p>Features were not evaluated: no labels, no test split, or images that cannot be read.</p>'
+    if rows:
+        probes = table(('frozen features', 'kNN', 'linear'), [(r['features'], f'{r["knn"]:.1f}', f'{r["linear"]:.1f}') for r in rows])
+        probes += ('<p>Top-1 accuracy in percent on the test images: 20 nearest neighbours by cosine, '
+                   'and a closed-form linear probe, for all features alike.</p>')
+    told = ''.join(f'<p>{html.escape(n)}</p>' for n in notes)
+    if not finetuned: return probes + told
+    lines = [(r['start'], f'{r["label_fraction"]:.0%}', str(r['epochs']), f'{r["top1"]:.1f}') for r in finetuned]
+    return probes + told + table(('trained with labels', 'labels', 'epochs', 'top-1'), lines)
 
 # %% ../../nbs/4_paper/28_report.ipynb #00ebbe2a
 def _report_text(job, log, results, title):

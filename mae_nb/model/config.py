@@ -104,7 +104,7 @@ mae_configs = dict(
     mae_vit_nano_patch4  =MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=96, depth=4, num_heads=3,
                                     decoder_embed_dim=64, decoder_depth=1, decoder_num_heads=2),
     mae_vit_nano_patch6  =MAEConfig(img_size=48, patch_size=6, in_chans=1, embed_dim=96, depth=4, num_heads=3,
-                                    decoder_embed_dim=64, decoder_depth=3, decoder_num_heads=2))
+                                    decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=2))
 
 # %% ../../nbs/2_model/00e_model_config.ipynb #9bb765f6
 def mae_config(

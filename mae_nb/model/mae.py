@@ -86,4 +86,4 @@ mae_vit_large_patch16 = partial(mae_model, 'mae_vit_large_patch16')  # 1024 wide
 mae_vit_huge_patch14 = partial(mae_model, 'mae_vit_huge_patch14')    # 1280 wide, 32 deep; decoder 512 x 8 (ViT-H)
 mae_vit_micro_patch4 = partial(mae_model, 'mae_vit_micro_patch4')    # 128 wide, 6 deep, for 28x28; decoder 64 x 2
 mae_vit_nano_patch4 = partial(mae_model, 'mae_vit_nano_patch4')      # 96 wide, 4 deep, for 28x28; decoder 64 x 1
-mae_vit_nano_patch6 = partial(mae_model, 'mae_vit_nano_patch6')      # the same for 48x48; decoder 64 x 3
+mae_vit_nano_patch6 = partial(mae_model, 'mae_vit_nano_patch6')      # the same for 48x48; decoder 64 x 2

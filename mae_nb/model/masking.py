@@ -95,7 +95,7 @@ def grid_scores(
     return corner.to(ties.device) + ties
 
 # %% ../../nbs/1_patches/03_masking.ipynb #f84d616b
-def _blocks(grid, area, u):
+def _rectangles(grid, area, u):
     "Random rectangles of about `area` patches each, booleans `(B, h, w)`; sides in proportion 0.3 to 1/0.3, as in BEiT."
     h,w = grid
     aspect = 0.3**(2*u[:,0] - 1)  # log-uniform in [0.3, 1/0.3]
@@ -124,7 +124,7 @@ def block_scores(
     while ((missing := remove - gone.flatten(1).sum(1)) > 0).any():
         u = rand(batch_size, 4).double()
         area = area0 + u[:,3]*(missing - area0).clamp(min=0)
-        new = _blocks(grid, area, u) & ~gone & (missing > 0)[:,None,None]
+        new = _rectangles(grid, area, u) & ~gone & (missing > 0)[:,None,None]
         scores = scores + new*(1 + missing)[:,None,None]  # earlier blocks rank higher; the last one is truncated at random
         gone = gone | new
     return scores.flatten(1)
