@@ -1,17 +1,23 @@
 "The knobs of Table 1 against plain restatements."
+import shutil
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, pytest, torch
-from mae_nb.model.config import MAEConfig, mae_configs
+from mae_nb.core.files import read_jsonl
+from mae_nb.model.config import DVAEConfig, MAEConfig, mae_configs
 from mae_nb.model.cost import forward_flops
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.data.bundled import fashion
 from mae_nb.data.datasets import normalise
 from mae_nb.model.masking import gather_patches, mask_from_scores
 from mae_nb.model.targets import PCATarget
+from mae_nb.model.tokenizer import DiscreteVAE
 from mae_nb.plots.images import show_reconstruction
 from mae_nb.model.positions import positions_for
-from mae_nb.tasks.config import PretrainConfig
+from mae_nb.tasks.config import PretrainConfig, TokenizerConfig
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
+from mae_nb.tasks.tokenizer import dalle_encoder, load_tokenizer, train_tokenizer
+from mae_nb.train.checkpoint import checkpoints
 from mae_nb.weights.hub import from_pretrained
 
 TINY = MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=32, depth=2, num_heads=4, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=4)
@@ -122,3 +128,88 @@ def test_a_run_on_components(tmp_path):
         with pytest.raises(ValueError, match='was trained with'): pretrain(replace(cfg, output_dir=str(tmp_path/'no'), init_from=str(run), model=None, **wrong), lambda line: None)
     with pytest.raises(ValueError, match='between 1 and 16'): PretrainTask(replace(cfg, pca_components=17))
     with pytest.raises(ValueError, match='norm_pix_loss normalises pixels, and target is pca'): PretrainTask(replace(cfg, norm_pix_loss=True))
+
+# --- Table 1d: tokens ---
+DVAE = DVAEConfig(img_size=28, in_chans=1, vocab_size=32, embed_dim=8, groups=3, blocks=1)
+
+def test_loss_of_tokens():
+    "Cross-entropy with the tokenizer's codes, by hand, over the masked patches."
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, target='token', tokenizer=DVAE, mean=(0.3,), std=(0.4,)))
+    imgs,scores = torch.rand(3, 1, 28, 28),torch.rand(3, 49)
+    x = (imgs - 0.3)/0.4
+    full,short = (model(x, scores=scores, loss_only=only) for only in (False, True))
+    with torch.no_grad(): codes = model.target.tokenizer.encoder(0.8*imgs + 0.1).argmax(1).flatten(1)
+    by_hand = [-full.pred[b,i].softmax(0)[codes[b,i]].log() for b in range(3) for i in range(49) if full.mask[b,i]]
+    assert full.pred.shape == (3, 49, 32) and len(by_hand) == 3*37
+    assert full.loss.item() == pytest.approx(sum(by_hand).item()/len(by_hand), rel=1e-5) == pytest.approx(short.loss.item(), rel=1e-5)
+    short.loss.backward()
+    assert all(p.grad is None for p in model.target.parameters()) and model.decoder_pred.weight.grad.abs().sum() > 0
+    with torch.autocast('cpu', torch.bfloat16): assert torch.equal(model.target(model.to_patches(x)[0], (7, 7))[...,0], codes)
+
+def test_codes_of_the_mask_alone():
+    "All probability on the right codes costs nothing on the masked patches, whatever the others say."
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, target='token', tokenizer=DVAE))
+    imgs,scores = torch.rand(2, 1, 28, 28),torch.rand(2, 49)
+    mask = mask_from_scores(scores, 0.75).mask.bool()
+    codes = model.target(model.to_patches(imgs)[0], (7, 7))[...,0]
+    pred = 50.*torch.nn.functional.one_hot(torch.where(mask, codes, (codes + 1) % 32), 32)
+    error = model.target.error(pred, codes[...,None])[...,0]
+    assert error[mask].max() < 1e-5 and error[~mask].min() > 49
+
+def test_a_run_on_tokens(tmp_path):
+    quiet = lambda line: None
+    tokens = TokenizerConfig(output_dir=str(tmp_path/'tokenizer'), vocab_size=32, embed_dim=8, max_steps=6, save_every=3, batch_size=16, device='cpu')
+    tokenizer = train_tokenizer(tokens, quiet)
+    metrics = read_jsonl(tokenizer/'log.jsonl')[-1]
+    assert 1 <= metrics['perplexity'] <= 32 and 0 < metrics['test_error'] < 1
+    cfg = PretrainConfig(output_dir=str(tmp_path/'run'), target='token', tokenizer=str(tokenizer), max_steps=4, save_every=2, batch_size=8, device='cpu')
+    run = pretrain(cfg, quiet)
+    model = from_pretrained(run, 'autoencoder')
+    state = load_tokenizer(tokenizer).state_dict()
+    assert all(torch.equal(v, state[k]) for k,v in model.target.tokenizer.state_dict().items()) and model.cfg.tokenizer.vocab_size == 32
+    show_reconstruction(model, normalise(fashion().imgs[:2], model.cfg.mean, model.cfg.std))
+    assert not [k for k in from_pretrained(run, 'encoder').state_dict() if 'tokenizer' in k]
+    assert PretrainTask(cfg).flops_per_image > PretrainTask(replace(cfg, target='pixel', tokenizer=None)).flops_per_image
+    stopped = pretrain(replace(cfg, output_dir=str(tmp_path/'two'), max_steps=2), quiet)
+    pretrain(replace(cfg, output_dir=str(stopped), resume='auto'), quiet)
+    assert all(torch.equal(v, model.state_dict()[k]) for k,v in from_pretrained(stopped, 'autoencoder').state_dict().items())
+    on = pretrain(replace(cfg, output_dir=str(tmp_path/'on'), init_from=str(run), model=None, target=None, tokenizer=None), quiet)
+    assert from_pretrained(on, 'autoencoder').cfg.tokenizer == model.cfg.tokenizer
+    new = replace(cfg, output_dir=str(tmp_path/'new'), init_from=str(run), model=None)
+    with pytest.raises(ValueError, match='has its own tokenizer'): pretrain(new, quiet)
+    assert from_pretrained(pretrain(replace(new, init_decoder=False), quiet), 'autoencoder').cfg.target == 'token'
+    other = train_tokenizer(replace(tokens, output_dir=str(tmp_path/'other'), seed=1, max_steps=1), quiet)
+    with pytest.raises(ValueError, match='tokenizer'): pretrain(replace(cfg, output_dir=str(stopped), tokenizer=str(other), resume='auto', max_steps=6), quiet)
+    with pytest.raises(ValueError, match='target=token needs a tokenizer'): replace(cfg, tokenizer=None)
+    with pytest.raises(ValueError, match='target=token needs a tokenizer'): replace(cfg, target='pixel')
+    with pytest.raises(ValueError, match='holds no model.json'): PretrainTask(replace(cfg, tokenizer=str(tmp_path)))
+    with pytest.raises(ValueError, match='is no tokenizer'): PretrainTask(replace(cfg, tokenizer=str(run)))
+
+def test_a_tokenizer_continues_exactly(tmp_path):
+    cfg = TokenizerConfig(output_dir=str(tmp_path/'a'), vocab_size=32, embed_dim=8, max_steps=6, save_every=3, batch_size=16, device='cpu')
+    whole = train_tokenizer(cfg, lambda line: None)
+    half = Path(shutil.copytree(whole, tmp_path/'b'))
+    shutil.rmtree(checkpoints(half)[-1])
+    assert [c.name for c in checkpoints(half)] == [checkpoints(whole)[0].name]
+    train_tokenizer(replace(cfg, output_dir=str(half), resume='auto'), lambda line: None)
+    a,b = (load_tokenizer(r).state_dict() for r in (whole, half))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+def test_the_layout_of_dalle():
+    "Names and shapes of the released encoder, written down from its package (DALL-E 0.1)."
+    with torch.device('meta'): ours = DiscreteVAE(DVAEConfig(decoder=False)).state_dict()
+    expected = {'blocks.input.w': (256, 3, 7, 7), 'blocks.output.conv.w': (8192, 2048, 1, 1)}
+    for g in range(1, 5):
+        for b in (1, 2):
+            dim = 256*2**(g - 1)
+            dim_in = dim//2 if b == 1 and g > 1 else dim
+            at = f'blocks.group_{g}.block_{b}'
+            if dim_in != dim: expected[f'{at}.id_path.w'] = (dim, dim_in, 1, 1)
+            sides = [(dim//4, dim_in, 3, 3), (dim//4, dim//4, 3, 3), (dim//4, dim//4, 3, 3), (dim, dim//4, 1, 1)]
+            expected |= {f'{at}.res_path.conv_{k+1}.w': s for k,s in enumerate(sides)}
+    state = {k: torch.empty(s, device='meta') for k,s in expected.items()}
+    state |= {k.removesuffix('w') + 'b': v[:,0,0,0] for k,v in state.items()}
+    cfg,named = dalle_encoder(state)
+    assert cfg == DVAEConfig(decoder=False) and {k: v.shape for k,v in named.items()} == {k: v.shape for k,v in ours.items()}

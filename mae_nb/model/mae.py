@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mae_vit_tiny_patch16', 'mae_vit_small_patch16', 'mae_vit_base_patch16', 'mae_vit_large_patch16',
            'mae_vit_huge_patch14', 'mae_vit_micro_patch4', 'mae_vit_nano_patch4', 'mae_vit_nano_patch6', 'MAEOutput',
-           'MaskedAutoencoderViT', 'mae_model']
+           'make_target', 'MaskedAutoencoderViT', 'mae_model']
 
 # %% ../../nbs/2_model/08_mae.ipynb #6a652be2
 from functools import partial
@@ -17,7 +17,8 @@ from .masking import Mask, gather_patches, mask_from_scores, num_keep, scores_or
 from .positions import positions_for
 from .encoder import MAEEncoder
 from .decoder import DecoderMixin
-from .targets import NormPixelTarget, PCATarget, PixelTarget, masked_mse
+from .targets import NormPixelTarget, PCATarget, PixelTarget, mean_error
+from .tokenizer import TokenTarget
 from .config import MAEConfig, mae_config
 
 class MAEOutput(NamedTuple):
@@ -28,6 +29,14 @@ class MAEOutput(NamedTuple):
     ids_restore:Tensor # For each patch, its rank in the shuffled order, `(B, L)`
 
 # %% ../../nbs/2_model/08_mae.ipynb #5b25da25
+def make_target(
+    cfg:MAEConfig, # Shapes and task
+):  # Called with patches `(B, L, d)` and their grid; has `error` and `to_pixels`
+    "Make the target of a configuration."
+    if cfg.target == 'token': return TokenTarget(cfg.tokenizer, cfg.patch_size, cfg.mean, cfg.std)
+    if cfg.target == 'pca': return PCATarget(cfg.patch_size**2*cfg.in_chans, cfg.pca_components)
+    return NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
+
 class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
     "The masked autoencoder: parameter names and shapes are those of the official release."
     def __init__(self,
@@ -35,10 +44,9 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
     ):
         super().__init__(cfg)
         d = cfg.patch_size**2*cfg.in_chans
-        predicted = cfg.pca_components if cfg.target == 'pca' else d
+        self.target = make_target(cfg)
+        predicted = dict(pixel=d, pca=cfg.pca_components, token=cfg.tokenizer and cfg.tokenizer.vocab_size)[cfg.target]
         self.build_decoder(cfg.embed_dim, self.grid, predicted, cfg.decoder_embed_dim, cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
-        if cfg.target == 'pca': self.target = PCATarget(d, cfg.pca_components)
-        else: self.target = NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
         if cfg.encoder_mask_tokens:
             self.encoder_mask_token = nn.Parameter(torch.empty(1, 1, cfg.embed_dim).normal_(std=0.02))
             self.mask_token.requires_grad_(False)  # the decoder needs none
@@ -64,11 +72,12 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         if self.cfg.loss_on == 'masked' and num_keep(L, mask_ratio) == L:
             raise ValueError(f"mask_ratio={mask_ratio} masks none of {L} patches: use encode(imgs), or loss_on='all'")
         latent,m = self.encode_patches(patches, grid, mask_ratio, scores)
+        wanted = self.target(patches, grid)
         if loss_only and self.cfg.loss_on == 'masked':
-            error = self.decode_masked(latent, m, grid) - self.target(gather_patches(patches, m.ids_masked))
-            return MAEOutput(error.square().mean(), None, m.mask, m.ids_restore)
+            error = self.target.error(self.decode_masked(latent, m, grid), gather_patches(wanted, m.ids_masked))
+            return MAEOutput(error.mean(), None, m.mask, m.ids_restore)
         pred = self.forward_decoder(latent, m.ids_restore, grid)
-        loss = masked_mse(pred, self.target(patches), m.mask, self.cfg.loss_on)
+        loss = mean_error(self.target.error(pred, wanted).mean(-1), m.mask, self.cfg.loss_on)
         return MAEOutput(loss, pred, m.mask, m.ids_restore)
 
 # %% ../../nbs/2_model/08_mae.ipynb #1ca58ff0

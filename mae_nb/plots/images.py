@@ -128,7 +128,7 @@ def reconstruct(
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    painted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)))
+    painted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)), grid)
     pasted = torch.where(removed, painted, patches)
     image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
                             for p in (patches, painted, pasted))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resumable_fields', 'default_model', 'linprobe_defaults', 'partial_defaults', 'RunConfig', 'PretrainConfig',
-           'FinetuneConfig']
+           'TokenizerConfig', 'FinetuneConfig']
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #2a23da97
 from dataclasses import dataclass, fields
@@ -114,8 +114,9 @@ class PretrainConfig(RunConfig):
     decoder_embed_dim:int|None = None # width of the decoder; the preset's, or that of init_from, if not given
     decoder_depth:int|None = None # blocks of the decoder; likewise
     decoder_num_heads:int|None = None # attention heads of the decoder; likewise
-    target:Literal['pixel', 'pca']|None = None # what is predicted: pixels, or principal components of patches (Table 1d); that of init_from, else pixel, if not given
+    target:Literal['pixel', 'pca', 'token']|None = None # what is predicted: pixels, principal components of patches, or the codes of a tokenizer (Table 1d); that of init_from, else pixel, if not given
     pca_components:int|None = None # with target pca: how many components; 96, as in the paper, if not given
+    tokenizer:str|None = None # with target token: a run of mae_tokenizer, or a file with the state_dict of DALL-E's encoder
     norm_pix_loss:bool|None = None # predict normalised pixels; what the decoder of init_from does, else no, if not given
     loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
     encoder_mask_tokens:bool = False # encode all positions, with a mask token for each masked patch (Table 1c): slower, and worse in the paper
@@ -139,10 +140,42 @@ class PretrainConfig(RunConfig):
         if self.model is None: object.__setattr__(self, 'model', default_model)
         if self.norm_pix_loss is None: object.__setattr__(self, 'norm_pix_loss', False)
         if self.target is None: object.__setattr__(self, 'target', 'pixel')
+        if (self.target == 'token') != bool(self.tokenizer):
+            raise ValueError(f'target=token needs a tokenizer, and nothing else does; got target={self.target} and tokenizer={self.tokenizer}')
 
     def _at_least(self):
         ones = 'masks_per_image patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
         return super()._at_least() | dict.fromkeys(ones.split(), 1)
+
+# %% ../../nbs/4_paper/19c_tasks_config.ipynb #57af7b0c
+@dataclass(frozen=True)
+class TokenizerConfig(RunConfig):
+    "A tokenizer to train, a discrete variational autoencoder. The defaults train a small one on the bundled images in minutes, on a CPU."
+    output_dir:str = 'runs/tokenizer' # folder of the run; a new one, unless resumed or overwritten
+    img_size:tuple[int,int] = (28, 28) # image side or HxW, in pixels: as many as there are patches, times 2**(groups - 1), where the codes are a target
+    vocab_size:int = 128 # codes; DALL-E has 8192
+    embed_dim:int = 16 # width of the first group; DALL-E has 256
+    groups:int = 3 # groups of residual blocks, parted by halving; DALL-E has 4
+    blocks:int = 1 # residual blocks of a group; DALL-E has 2
+    min_temperature:float = 1/16 # of the Gumbel-softmax, at the end; at the start it is 1
+    usage_weight:float = 0.05 # weight of the term that has all codes used
+    epochs:int = 6 # training epochs
+    batch_size:int = 64 # images per process and forward pass
+    blr:float = 4e-2 # base learning rate: lr = blr * effective batch / 256
+    warmup_epochs:float = 0.5 # epochs of linear warm-up
+    weight_decay:float = 1e-4 # AdamW's weight decay
+    augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop' # data augmentation, as in pre-training
+    eval_every:int = 1 # epochs between evaluations on the test images; the end counts, too
+
+    may_change = resumable_fields | {'eval_every'}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mean or self.value_range: raise ValueError('a tokenizer takes pixels in [0, 1]: leave out mean, std and value_range')
+        if not 0 < self.min_temperature <= 1: raise ValueError(f'min_temperature must be in (0, 1], got {self.min_temperature}')
+
+    def _at_least(self):
+        return super()._at_least() | dict(vocab_size=2, embed_dim=4, groups=1, blocks=1, eval_every=1, usage_weight=0)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #8e9029d6
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from ..core.files import read_json
 from ..data.datasets import channel_stats
-from ..model.config import MAEConfig, ViTConfig, mae_config, mae_configs
+from ..model.config import DVAEConfig, MAEConfig, ViTConfig, mae_config, mae_configs
 from ..model.mae import MaskedAutoencoderViT
 from ..train.checkpoint import checkpoints, load_strict
 from ..weights.adapt import adapt, require, select_part
@@ -69,10 +69,11 @@ def _target(w, cfg):
         w.notes.append(f'its decoder predicted {name[learned]} pixels, and goes on with {name[cfg.norm_pix_loss]} ones')
     return cfg.norm_pix_loss
 
-def _decoder_task(w, cfg, s):
+def _decoder_task(w, cfg, s, tokenizer):
     "What the decoder of these weights has learned to do, or, if it starts fresh, what is asked for."
     asked = dict(target=cfg.target, pca_components=cfg.pca_components, encoder_mask_tokens=cfg.encoder_mask_tokens)
-    if w.kind == 'encoder': return {k: v for k,v in asked.items() if v is not None}
+    if w.kind == 'encoder': return {k: v for k,v in (asked | dict(tokenizer=tokenizer)).items() if v is not None}
+    if tokenizer and s.get('tokenizer'): raise ValueError(f'{w.path} has its own tokenizer: leave target and tokenizer={cfg.tokenizer} out')
     own = MAEConfig()
     for k,v in asked.items():
         if v is not None and v != (learned := s.get(k, getattr(own, k))):
@@ -83,11 +84,12 @@ def init_config(
     cfg:PretrainConfig, # Configuration of the run
     dataset, # Training images
     w:Weights, # From `read_init`
+    tokenizer:DVAEConfig=None, # Sizes of the tokenizer, with target token
 )->MAEConfig: # Shapes of the weights, with what flags change
     "Settle the configuration of a model that goes on from weights; what was settled how goes to their notes."
     require(w, 'num_heads', *(('decoder_num_heads',) if w.kind == 'autoencoder' else ()))
     s = {f.name: w.shapes[f.name] for f in fields(MAEConfig) if f.name in w.shapes} | dict(loss_on=cfg.loss_on)
-    s |= _decoder_task(w, cfg, s)
+    s |= _decoder_task(w, cfg, s, tokenizer)
     if w.kind == 'encoder':
         s |= _fresh_decoder(s, cfg)
         w.notes.append(f'fresh decoder, {s["decoder_embed_dim"]} wide and {s["decoder_depth"]} deep')

@@ -9,7 +9,7 @@ __all__ = ['model_config', 'mask_scores', 'PretrainTask', 'pretrain']
 from pathlib import Path
 import torch
 from ..model.masking import block_scores, grid_scores, num_keep
-from ..model.config import MAEConfig, mae_config
+from ..model.config import DVAEConfig, MAEConfig, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
 from ..data.images import CorruptImage, catch_corrupt, with_channels
@@ -19,20 +19,23 @@ from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
+from ..weights.formats import weights_id
 from .base import ImageTask, image_channels
 from .config import PretrainConfig
+from .tokenizer import load_tokenizer
 from .init_from import init_config, load_init, read_init, resumed_config
 
 # %% ../../nbs/4_paper/20_pretrain.ipynb #90457ff5
 def model_config(
     cfg:PretrainConfig, # Training configuration
     dataset, # Training images
+    tokenizer:DVAEConfig=None, # Sizes of the tokenizer, with target token
 )->MAEConfig: # Shapes from the preset and the images, normalisation as given or measured on the images
     "Settle the configuration of a model that starts from random weights."
     in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
     changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on,
-                   encoder_mask_tokens=cfg.encoder_mask_tokens, target=cfg.target)
+                   encoder_mask_tokens=cfg.encoder_mask_tokens, target=cfg.target, tokenizer=tokenizer)
     for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'pca_components'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
@@ -56,11 +59,16 @@ class PretrainTask(ImageTask):
         images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
         before = resumed_config(c)
         w = None if before else read_init(c)
-        model_cfg = before or (init_config(c, images, w) if w else model_config(c, images))
+        tokenizer = load_tokenizer(c.tokenizer) if c.tokenizer and not before else None
+        sizes = tokenizer and tokenizer.cfg
+        model_cfg = before or (init_config(c, images, w, sizes) if w else model_config(c, images, sizes))
         with_channels(images, model_cfg.in_chans, model_cfg.value_range)
         self.set_data(images)
         seed_all(c.seed)
         model = MaskedAutoencoderViT(model_cfg)
+        if tokenizer:
+            model.target.tokenizer.load_state_dict(tokenizer.state_dict())
+            self.inputs['tokenizer'] = weights_id(tokenizer)
         self.start = load_init(model, w) if w else f'{c.init_from}, not read again: the run continues'
         self.model = self.place(model)
         grid = self.model.grid
@@ -70,6 +78,7 @@ class PretrainTask(ImageTask):
                                        scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images), c.masks_per_image)
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
+        if model_cfg.target == 'token': self.flops_per_image += self.model.target.flops(grid)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
         if model_cfg.target == 'pca' and not before and not (w and w.kind == 'autoencoder'): self.fit_target()
 
