@@ -3,12 +3,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
+from PIL import Image
 from mae_nb.core.files import read_jsonl
 from mae_nb.model.config import DVAEConfig, MAEConfig, mae_configs
 from mae_nb.model.cost import forward_flops
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.data.bundled import fashion
 from mae_nb.data.datasets import normalise
+from mae_nb.evaluate.config import ReportConfig
+from mae_nb.evaluate.report import write_report
 from mae_nb.model.masking import gather_patches, mask_from_scores
 from mae_nb.model.targets import PCATarget
 from mae_nb.model.tokenizer import DiscreteVAE
@@ -213,3 +216,34 @@ def test_the_layout_of_dalle():
     state |= {k.removesuffix('w') + 'b': v[:,0,0,0] for k,v in state.items()}
     cfg,named = dalle_encoder(state)
     assert cfg == DVAEConfig(decoder=False) and {k: v.shape for k,v in named.items()} == {k: v.shape for k,v in ours.items()}
+
+# --- watching a run ---
+def test_watching_changes_nothing(tmp_path):
+    "Weights are the same bytes with evaluations and without; the log has the metrics, and each evaluation its picture."
+    cfg = PretrainConfig(output_dir=str(tmp_path/'plain'), max_steps=6, batch_size=2500, save_every=100, log_every=1, ema_decay=0.5, device='cpu')
+    plain = pretrain(cfg, lambda line: None)
+    watched = pretrain(replace(cfg, output_dir=str(tmp_path/'watched'), eval_every=1, eval_images=200), lambda line: None)
+    a,b = ((r/'model.safetensors').read_bytes() for r in (plain, watched))
+    assert a == b
+    losses = [[r['loss'] for r in read_jsonl(run/'log.jsonl') if 'loss' in r] for run in (plain, watched)]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    found = [r for r in read_jsonl(watched/'log.jsonl') if 'token_knn' in r]
+    assert [r['step'] for r in found] == [4, 6] and 'ema_avg_rank' in found[0]
+    assert all(0 <= r['avg_linear'] <= 100 and 1 <= r['avg_rank'] <= 96 for r in found)
+    assert sorted(p.name for p in (watched/'pictures').iterdir()) == ['image.png', 'masked.png', 'step-00000004.png', 'step-00000006.png']
+    rows = [np.asarray(Image.open(p)) for p in sorted((watched/'pictures').glob('step-*.png'))]
+    assert rows[0].shape == rows[1].shape and (rows[0] != rows[1]).any()
+    write_report(watched, ReportConfig(max_images=200, device='cpu'), lambda line: None)
+    assert (watched/'strip.png').is_file() and 'strip.png' in (watched/'report.html').read_text() and 'watch.png' in (watched/'report.html').read_text()
+    write_report(plain, ReportConfig(max_images=200, device='cpu'), lambda line: None)
+    assert 'strip.png' not in (plain/'report.html').read_text()
+
+def test_watching_photographs(tmp_path):
+    "Without labels and without a test split there are the rank and the pictures."
+    for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
+        (tmp_path/'photos').mkdir(exist_ok=True)
+        Image.fromarray(img.permute(1, 2, 0).numpy()).save(tmp_path/'photos'/f'{i}.png')
+    cfg = PretrainConfig(data=str(tmp_path/'photos'), output_dir=str(tmp_path/'run'), img_size=32, patch_size=8, max_steps=2, batch_size=6, eval_every=1, device='cpu')
+    run = pretrain(cfg, lambda line: None)
+    found = [r for r in read_jsonl(run/'log.jsonl') if 'avg_rank' in r]
+    assert len(found) == 1 and 'avg_knn' not in found[0] and (run/'pictures'/'step-00000002.png').is_file()

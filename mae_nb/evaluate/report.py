@@ -23,6 +23,7 @@ from ..data.augment import EvalDataset
 from ..data.labels import label_subset
 from ..weights.hub import from_pretrained
 from ..plots.images import show_losses, show_reconstruction
+from .watch import show_metrics, show_strip
 from .config import ReportConfig
 from .knn import extract_features, probe_features, raw_pixels
 
@@ -126,7 +127,7 @@ pre{{font-size:12px;color:#444}}</style>
 <h2>Reconstructions</h2><p>{painted}</p>
 <img src="reconstruction.png" alt="Rows of images: image, masked, reconstruction, pasted">
 <h2>Probes of its features</h2>{results}
-<h2>Training loss</h2><img src="loss.png" alt="Training loss against the step">
+<h2>Training loss</h2><img src="loss.png" alt="Training loss against the step">{watched}
 <h2>Configuration</h2><pre>{job}</pre><p>{machine}</p></html>
 """
 
@@ -146,8 +147,18 @@ def _results_table(rows, notes=(), finetuned=()):
     return probes + told + table(('trained with labels', 'labels', 'epochs', 'top-1'), lines)
 
 # %% ../../nbs/4_paper/28_report.ipynb #00ebbe2a
-def _report_text(job, log, results, title):
+def _write_watched(run, records):
+    "Write what was evaluated while the run went on, as `watch.png` and `strip.png`; the HTML that shows them."
+    found = [r for r in records if 'avg_rank' in r]
+    if not found: return ''
+    atomic_write(run/'watch.png', lambda tmp: show_metrics(found).savefig(tmp, format='png'))
+    atomic_write(run/'strip.png', lambda tmp: show_strip(run/'pictures').savefig(tmp, format='png'))
+    return ('<h2>As it was trained</h2><img src="watch.png" alt="Accuracy of probes, and effective rank, against the step">'
+            '<img src="strip.png" alt="Reconstructions of the same images, one row an evaluation">')
+
+def _report_text(job, log, results, title, watched=''):
     "Fill the report template with a run's configuration, its log and its results."
+    log = [r for r in log if 'loss' in r]
     lead = '{step} steps in {seconds:.0f} s, last loss {loss:.4f}'.format(**log[-1]) if log else 'no steps logged'
     painted = f'Test images, if the data set has any; {job["mask_ratio"]:.0%} of the patches masked.'
     if job['norm_pix_loss']: painted += (' The model predicts normalised pixels: each predicted patch '
@@ -156,7 +167,7 @@ def _report_text(job, log, results, title):
     machine |= machine.pop('versions')
     told = dict(title=title, lead=f'{job["model"] or job["init_from"]} on {job["data"]}: {lead}.', job=json.dumps(job, indent=1),
                 painted=painted, machine=', '.join(f'{k} {v}' for k,v in machine.items()))
-    return REPORT_TEMPLATE.format(results=results, **{k: html.escape(v) for k,v in told.items()})
+    return REPORT_TEMPLATE.format(results=results, watched=watched, **{k: html.escape(v) for k,v in told.items()})
 
 # %% ../../nbs/4_paper/28_report.ipynb #799388d2
 def write_report(
@@ -182,9 +193,9 @@ def write_report(
         rows = []
         tell(f'no probes: {e}')
     notes = [s for s in said if s not in ('raw pixels', 'untrained encoder', 'pre-trained encoder')]
-    last = (records or [None])[-1]
+    last = ([r for r in records if 'loss' in r] or [None])[-1]
     save_json(dict(rows=rows, finetuned=beside, notes=notes, job=job, last=last, machine=environment()), run/'results.json')
     job['norm_pix_loss'] = read_json(run/'model.json')['norm_pix_loss']  # weights that it started from may have settled it
-    text = _report_text(job, records, _results_table(rows, notes, beside), f'Masked autoencoder: {run.name}')
+    text = _report_text(job, records, _results_table(rows, notes, beside), f'Masked autoencoder: {run.name}', _write_watched(run, records))
     atomic_write(run/'report.html', lambda tmp: tmp.write_text(text, encoding='utf-8'))
     return rows

@@ -123,7 +123,11 @@ class PretrainConfig(RunConfig):
     mask_ratio:float = 0.75 # masking ratio: fraction of patches that are masked
     mask_sampling:Literal['random', 'block', 'grid'] = 'random' # how masked patches are drawn (Table 1f)
     masks_per_image:int = 1 # masks for each decoded image: for when data loading is the bottleneck; part of batch_size
+    eval_every:int|None = None # epochs between evaluations: probes, rank and pictures; the end counts, too; none if not given
+    eval_images:int = 10_000 # training and test images for the probes, at most so many of each
     augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop' # data augmentation (Table 1e); 'none' is the centre crop, 'color_jitter' comes on top of rand_crop
+
+    may_change = resumable_fields | {'eval_every', 'eval_images'}
 
     def __post_init__(self):
         super().__post_init__()
@@ -144,7 +148,7 @@ class PretrainConfig(RunConfig):
             raise ValueError(f'target=token needs a tokenizer, and nothing else does; got target={self.target} and tokenizer={self.tokenizer}')
 
     def _at_least(self):
-        ones = 'masks_per_image patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
+        ones = 'masks_per_image eval_every eval_images patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
         return super()._at_least() | dict.fromkeys(ones.split(), 1)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #57af7b0c

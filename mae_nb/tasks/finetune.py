@@ -168,7 +168,7 @@ class FinetuneTask(ImageTask):
         if c.optimizer == 'lars': return lars(self.model, self.lr, c.weight_decay)
         return adamw(self.model, self.lr, c.weight_decay, c.betas, c.layer_decay, self.model.no_weight_decay())
 
-    def evaluate(self, model):
+    def evaluate(self, model, step=None):
         "Top-1 and top-5 accuracy in percent, and cross-entropy, on the test set."
         c = self.cfg
         if c.cache: found = self.evaluate_cached(model)

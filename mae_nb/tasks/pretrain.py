@@ -12,6 +12,7 @@ from ..model.masking import block_scores, grid_scores, num_keep
 from ..model.config import DVAEConfig, MAEConfig, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
+from ..data.folders import NoSuchSplit
 from ..data.images import CorruptImage, catch_corrupt, with_channels
 from ..data.augment import PretrainDataset
 from ..train.optim import adamw
@@ -19,6 +20,7 @@ from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
+from ..evaluate.watch import FeatureProbes, ReconstructionStrip
 from ..weights.formats import weights_id
 from .base import ImageTask, image_channels
 from .config import PretrainConfig
@@ -80,6 +82,7 @@ class PretrainTask(ImageTask):
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         if model_cfg.target == 'token': self.flops_per_image += self.model.target.flops(grid)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
+        if c.eval_every: self.watch(images)
         if model_cfg.target == 'pca' and not before and not (w and w.kind == 'autoencoder'): self.fit_target()
 
     def fit_target(self, most=500):
@@ -99,6 +102,23 @@ class PretrainTask(ImageTask):
             return forward(normalise(imgs, *self.stats), self.cfg.mask_ratio, scores, True).loss
 
     def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay)
+
+    def watch(self, images):
+        "Prepare the evaluations: probes on training and test images, and a strip of pictures."
+        c,m = self.cfg,self.model.cfg
+        try: test = load_images(c.data, 'test', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
+        except NoSuchSplit: test = None
+        if test is not None: with_channels(test, m.in_chans, m.value_range)
+        how = dict(batch_size=c.batch_size, num_workers=c.num_workers, precision=self.precision, image_backend=c.image_backend)
+        self.probes = FeatureProbes(images, test, c.eval_images, c.seed, **how)
+        self.strip = ReconstructionStrip(images if test is None else test, m, c.mask_ratio, c.seed)
+        self.eval_steps = c.eval_every*self.steps_per_epoch
+
+    def evaluate(self, model, step):
+        "Probes and effective rank of the features; the trained model also paints a row of pictures."
+        folder = Path(self.cfg.output_dir)/'pictures' if self.dist.first else None
+        if model is self.model: self.strip.write(model, folder, step)
+        return self.probes(model, self.dist)
 
     def summary(self):
         c,m = self.cfg,self.model.cfg

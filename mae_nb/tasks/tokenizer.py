@@ -63,7 +63,7 @@ class TokenizerTask(ImageTask):
     def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay)
 
     @torch.no_grad()
-    def evaluate(self, model):
+    def evaluate(self, model, step=None):
         "Mean squared error of painted test images, and perplexity of their codes."
         def of_batch(imgs):
             codes = model.codes(imgs)

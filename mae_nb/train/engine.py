@@ -49,7 +49,7 @@ class Task(Protocol):
     def loss(self, forward, batch)->Tensor: "Loss of a batch, a scalar; `forward` is the model, replicated or sharded."
     def optimizer(self)->torch.optim.Optimizer: "Make the optimiser; called when the parameters have found their place."
     def counts(self)->dict: "What else each record should say, such as unreadable images."
-    def evaluate(self, model)->dict: "Metrics of a model (the trained one or its moving average), by name."
+    def evaluate(self, model, step)->dict: "Metrics of a model (the trained one or its moving average) after so many steps, by name."
     def summary(self)->str: "A few lines on what is about to happen."
 
 # %% ../../nbs/3_training/19b_engine.ipynb #5f139c70
@@ -103,8 +103,8 @@ def evaluate_task(
 )->dict: # Metrics by name; those of the moving average with `ema_` before the name
     "Evaluate the model and its moving average; random generators are left as they were."
     before = rng_state()
-    found = dict(task.evaluate(task.model))
-    if state.ema: found |= {f'ema_{k}': v for k,v in task.evaluate(state.ema.module).items()}
+    found = dict(task.evaluate(task.model, state.step))
+    if state.ema: found |= {f'ema_{k}': v for k,v in task.evaluate(state.ema.module, state.step).items()}
     set_rng_state(before)
     return found
 
