@@ -77,24 +77,28 @@ for size,pixels,norm in ('base', (83.3,), 83.6), ('large', (85.1, 75.1), 85.9), 
 
 # %% ../nbs/4_paper/25_recipes.ipynb #8e9fd48e
 for epochs,*numbers in (100, 82.3, 57.3), (200, 83.3, 64.4), (400, 84.3, 69.7):
-    register(f'paper_vit_large_{epochs}', f'{in_table8}; Fig. 7', accuracy_text(*numbers), epochs=epochs)
+    register(f'paper_fig7_{epochs}', f'{in_table8}; Fig. 7', accuracy_text(*numbers), epochs=epochs)
 for ratio,*numbers in ((10, 83.2, 54.6), (20, 83.4, 58.9), (30, 83.4, 61.7), (40, 84.7, 67.0), (50, 84.9, 69.9),
                        (60, 85.0, 71.8), (70, 84.9, 73.2), (80, 84.5, 71.8), (90, 83.0, 66.1)):
-    register(f'paper_vit_large_mask{ratio}', f'{in_table8}; Fig. 5', accuracy_text(*numbers), mask_ratio=ratio/100)
+    register(f'paper_fig5_mask{ratio}', f'{in_table8}; Fig. 5', accuracy_text(*numbers), mask_ratio=ratio/100)
 for depth,*numbers in (1, 84.8, 65.5), (2, 84.9, 70.0), (4, 84.9, 71.9), (12, 84.4, 73.3):
     time = (tpus, '11.6 (Table 2)') if depth == 1 else ()
-    register(f'paper_vit_large_dec_depth{depth}', f'{in_table8}; Table 1a', accuracy_text(*numbers), *time,
+    register(f'paper_table1a_depth{depth}', f'{in_table8}; Table 1a', accuracy_text(*numbers), *time,
              decoder_depth=depth)
 for width,*numbers in (128, 84.9, 69.1), (256, 84.8, 71.3), (768, 84.4, 73.1), (1024, 84.3, 73.1):
-    register(f'paper_vit_large_dec_dim{width}', f'{in_table8}; Table 1b', accuracy_text(*numbers),
+    register(f'paper_table1b_dim{width}', f'{in_table8}; Table 1b', accuracy_text(*numbers),
              decoder_embed_dim=width)
+register('paper_table1c_mask_tokens', f'{in_table8}; Tables 1c and 2', accuracy_text(84.2, 59.6), tpus, '42.4 (Table 2)', encoder_mask_tokens=True)
+register('paper_table1d_pca', f'{in_table8}; Table 1d', accuracy_text(84.6, 72.3), target='pca', pca_components=96)
+register('paper_table1d_token', f"{in_table8}; Table 1d, with the state_dict of DALL-E's encoder", accuracy_text(85.3, 71.6),
+         target='token', tokenizer='dalle_encoder.pth')
 for crops,how,*numbers in (('none', 'none', 84.0, 65.7), ('fixed', 'fixed_crop', 84.7, 73.1),
                            ('color', 'color_jitter', 84.3, 71.9)):
     unknown = ' (the strength is not given)'*(crops == 'color')
-    register(f'paper_vit_large_aug_{crops}', f'{in_table8}; Table 1e{unknown}', accuracy_text(*numbers),
+    register(f'paper_table1e_{crops}', f'{in_table8}; Table 1e{unknown}', accuracy_text(*numbers),
              augment=how, flip=crops != 'none')
 for masks,ratio,*numbers in ('block', 50, 83.9, 72.3), ('block', 75, 82.8, 63.9), ('grid', 75, 84.0, 66.0):
-    register(f'paper_vit_large_{masks}{ratio}', f'{in_table8}; Table 1f', accuracy_text(*numbers),
+    register(f'paper_table1f_{masks}{ratio}', f'{in_table8}; Table 1f', accuracy_text(*numbers),
              mask_sampling=masks, mask_ratio=ratio/100)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #b83f4296

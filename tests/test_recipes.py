@@ -10,7 +10,9 @@ from mae_nb.train import engine
 from mae_nb.cli import mae_partial, mae_pretrain
 from mae_nb.core.rng import fork_rng, sample_rng
 from mae_nb.data.memory import TensorImages
+from mae_nb.model.config import DVAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
+from mae_nb.model.tokenizer import DiscreteVAE
 from mae_nb.tasks.pretrain import PretrainTask
 from mae_nb.model.masking import mask_from_scores
 from mae_nb.recipes import recipe, recipes
@@ -23,11 +25,19 @@ class Captured(Exception): pass
 @pytest.fixture(scope='module')
 def images(): return TensorImages(torch.randint(256, (8192, 3, 8, 8), dtype=torch.uint8))
 
+def small_model(cfg):
+    "The same training of a model as small as can be."
+    components = 6 if cfg.target == 'pca' else None
+    return replace(cfg, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, pca_components=components, device='cpu')
+
+def small_tokenizer(path): return DiscreteVAE(DVAEConfig(img_size=8, vocab_size=16, embed_dim=4, groups=1, blocks=1, decoder=False))
+
 def read_back(monkeypatch, images, cfg):
     "Everything that the loop is given: nothing is trained."
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise Captured
     monkeypatch.setattr(pretrain, 'load_images', lambda *_: images)
+    monkeypatch.setattr(pretrain, 'load_tokenizer', small_tokenizer)
     monkeypatch.setattr(engine, 'train_steps', capture)
     task = PretrainTask(cfg)
     with pytest.raises(Captured): next(engine.task_steps(task))
@@ -37,7 +47,7 @@ def read_back(monkeypatch, images, cfg):
 def test_table_8(name, monkeypatch, images):
     "The paper's Table 8, on a model as small as can be: its sizes are read back in another test."
     cfg = recipe(name).config
-    task,got = read_back(monkeypatch, images, replace(cfg, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu'))
+    task,got = read_back(monkeypatch, images, small_model(cfg))
     optimizer,lr_of = got['optimizer'],got['lr_of']
     assert isinstance(optimizer, torch.optim.AdamW) and got['clip_grad'] is None and not got['scaler'].is_enabled()
     assert [(g['weight_decay'], g['betas']) for g in optimizer.param_groups] == [(0., (0.9, 0.95)), (0.05, (0.9, 0.95))]
@@ -53,8 +63,8 @@ def test_table_8(name, monkeypatch, images):
     assert lr_of(task.total_steps) == pytest.approx(0, abs=1e-12) and 0 < lr_of(task.total_steps - 1) < 1e-5
     view = loader.view
     assert view.scale == (0.2, 1.) and view.masks == 1 and view.image_backend == 'fast'
-    assert view.kind == dict(none='none', fixed='fixed_crop', color='color_jitter').get(name.split('_aug_')[-1], 'rand_crop')  # Table 1e
-    assert view.flip == (name != 'paper_vit_large_aug_none')
+    assert view.kind == dict(none='none', fixed='fixed_crop', color='color_jitter').get(name.split('table1e_')[-1], 'rand_crop')  # Table 1e
+    assert view.flip == (name != 'paper_table1e_none')
     blocks = [*task.model.blocks, *task.model.decoder_blocks]
     assert all(isinstance(m, nn.Identity) for b in blocks for m in (b.drop_path1, b.drop_path2, b.ls1, b.ls2))  # no drop path, no layer scale
     assert not any(isinstance(m, nn.Dropout) and m.p for m in task.model.modules())
@@ -65,7 +75,7 @@ def test_table_8(name, monkeypatch, images):
 @pytest.mark.parametrize('name', IMAGENET)
 def test_masks(name, monkeypatch, images):
     "The share of removed patches, and their pattern, in the batch that the model is given."
-    cfg = replace(recipe(name).config, model='mae_vit_nano_patch4', img_size=(16, 16), patch_size=2, decoder_embed_dim=None, device='cpu')
+    cfg = small_model(recipe(name).config)
     task,got = read_back(monkeypatch, images, cfg)
     seen = []
     task.loss(lambda *a: seen.append(a) or task.model(*a), torch.utils.data.default_collate([task.dataset[0, i] for i in range(64)]))
@@ -85,27 +95,33 @@ SIZES = dict(base=(768, 12, 12, 16), large=(1024, 24, 16, 16), huge=(1280, 32, 1
 @pytest.mark.parametrize('name', IMAGENET)
 def test_sizes(name):
     "Width, depth, heads and patch of the real model; nothing is allocated."
-    with torch.device('meta'): m = MaskedAutoencoderViT(pretrain.model_config(recipe(name).config, None))
-    width,depth,heads,patch = SIZES[re.search('tiny|small|base|large|huge', name)[0]]
+    tokenizer = DVAEConfig(decoder=False) if name == 'paper_table1d_token' else None
+    with torch.device('meta'): m = MaskedAutoencoderViT(pretrain.model_config(recipe(name).config, None, tokenizer))
+    width,depth,heads,patch = SIZES[(re.search('tiny|small|base|large|huge', name) or ['large'])[0]]
     assert (m.embed_dim, len(m.blocks), m.blocks[0].attn.num_heads, m.patch_size) == (width, depth, heads, patch)
     assert m.cfg.img_size == (224, 224)
-    found,ours = re.search(r'dec_(depth|dim)(\d+)', name), name.startswith('ours')
+    found,ours = re.search(r'(depth|dim)(\d+)', name), name.startswith('ours')
     if not ours:
         assert len(m.decoder_blocks) == (int(found[2]) if found and found[1] == 'depth' else 8)
         assert m.decoder_embed.out_features == (int(found[2]) if found and found[1] == 'dim' else 512)
     norm = 'norm_pix' in name or name.startswith(('release', 'mmpretrain', 'ours'))
-    assert type(m.target).__name__ == ('NormPixelTarget' if norm else 'PixelTarget')
+    special = dict(paper_table1d_pca='PCATarget', paper_table1d_token='TokenTarget').get(name)
+    assert type(m.target).__name__ == (special or ('NormPixelTarget' if norm else 'PixelTarget'))
+    assert len(m.decoder_pred.weight) == dict(paper_table1d_pca=96, paper_table1d_token=8192).get(name, patch*patch*3)
+    assert m.cfg.encoder_mask_tokens == (name == 'paper_table1c_mask_tokens')
 
 def test_every_number_of_the_paper_has_a_recipe():
     "Table 1 a, b, d, f; Table 2; Tables 3 and 7; Fig. 5 and 7; the release: expected numbers as published."
     said = lambda name: tuple(map(float, re.findall(r'(?:fine-tuned|linear) (\d+\.\d+)', recipe(name).expected)))
     assert said('paper_vit_large') == (84.9, 73.5) and said('paper_vit_large_norm_pix') == (85.4, 73.9)
-    assert {said(f'paper_vit_large_mask{r}') for r in (10, 20, 30, 40, 50, 60, 70, 80, 90)} == {
+    assert {said(f'paper_fig5_mask{r}') for r in (10, 20, 30, 40, 50, 60, 70, 80, 90)} == {
         (83.2, 54.6), (83.4, 58.9), (83.4, 61.7), (84.7, 67.0), (84.9, 69.9), (85.0, 71.8), (84.9, 73.2), (84.5, 71.8), (83.0, 66.1)}
-    assert [said(f'paper_vit_large_dec_depth{d}') for d in (1, 2, 4, 12)] == [(84.8, 65.5), (84.9, 70.0), (84.9, 71.9), (84.4, 73.3)]
-    assert [said(f'paper_vit_large_dec_dim{d}') for d in (128, 256, 768, 1024)] == [(84.9, 69.1), (84.8, 71.3), (84.4, 73.1), (84.3, 73.1)]
-    assert [said(f'paper_vit_large_{k}') for k in ('block50', 'block75', 'grid75')] == [(83.9, 72.3), (82.8, 63.9), (84.0, 66.0)]
-    assert [said(f'paper_vit_large_{e}') for e in (100, 200, 400)] == [(82.3, 57.3), (83.3, 64.4), (84.3, 69.7)]
+    assert [said(f'paper_table1a_depth{d}') for d in (1, 2, 4, 12)] == [(84.8, 65.5), (84.9, 70.0), (84.9, 71.9), (84.4, 73.3)]
+    assert [said(f'paper_table1b_dim{d}') for d in (128, 256, 768, 1024)] == [(84.9, 69.1), (84.8, 71.3), (84.4, 73.1), (84.3, 73.1)]
+    assert [said(f'paper_{k}') for k in ('table1c_mask_tokens', 'table1d_pca', 'table1d_token')] == [(84.2, 59.6), (84.6, 72.3), (85.3, 71.6)]
+    assert [said(f'paper_table1e_{k}') for k in ('none', 'fixed', 'color')] == [(84.0, 65.7), (84.7, 73.1), (84.3, 71.9)]
+    assert [said(f'paper_table1f_{k}') for k in ('block50', 'block75', 'grid75')] == [(83.9, 72.3), (82.8, 63.9), (84.0, 66.0)]
+    assert [said(f'paper_fig7_{e}') for e in (100, 200, 400)] == [(82.3, 57.3), (83.3, 64.4), (84.3, 69.7)]
     assert [said(f'paper_vit_{s}_1600_norm_pix')[0] for s in ('base', 'large', 'huge')] == [83.6, 85.9, 86.9]
     assert [said(f'paper_vit_{s}_1600')[0] for s in ('base', 'large', 'huge')] == [83.3, 85.1, 86.2]
     assert [said(f'release_vit_{s}') for s in ('base', 'large', 'huge')] == [(83.664, 67.8), (85.952, 76.0), (86.928, 77.2)]
