@@ -139,8 +139,9 @@ def test_cluttered():
     "The images of `make demo`: pre-training, and both ways to train with 10 labels a class."
     task = PretrainTask(replace(recipe('cluttered').config, device='cpu'))
     c = task.model.cfg
-    assert (c.img_size, c.patch_size, c.embed_dim, c.depth, c.decoder_depth, c.norm_pix_loss) == ((48, 48), 6, 96, 4, 3, True)
-    assert task.total_steps == 30*(10_000//128) and task.lr == pytest.approx(1.5e-3) and task.dataset.scale == (0.6, 1.) and task.dataset.in_memory
+    assert (c.img_size, c.patch_size, c.embed_dim, c.depth, c.decoder_depth, c.norm_pix_loss) == ((48, 48), 6, 96, 4, 2, True)
+    assert task.total_steps == 40*(10_000//64) and task.lr == pytest.approx(3e-3)
+    assert task.dataset.scale == (0.6, 1.) and task.dataset.in_memory
     tune,scratch = (recipe(f'cluttered_{k}').config for k in ('finetune', 'scratch'))
     assert (tune.epochs, scratch.epochs, tune.pool, scratch.pool) == (100, 300, 'token', 'token') and tune.label_fraction == scratch.label_fraction == 0.01
     assert tune.encoder == 'runs/cluttered' and scratch.encoder is None and scratch.model == 'mae_vit_nano_patch6'
