@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_knn', 'mae_tokenizer',
-           'mae_eval', 'mae_convert', 'mae_data', 'mae_bench', 'run_guarded', 'command', 'mae_report', 'with_parts']
+           'mae_eval', 'mae_convert', 'mae_data', 'mae_bench', 'run_guarded', 'command', 'mae_ablate', 'mae_report',
+           'with_parts']
 
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
 import inspect, os, re, sys
@@ -21,6 +22,7 @@ from .evaluate.config import EvalConfig, KnnConfig, ReportConfig
 from .weights.config import ConvertConfig
 from .data.config import DatasetConfig, IndexConfig, PackConfig
 from .bench.config import benches
+from .ablations.grids import AblateConfig
 from .recipes import describe, recipe
 
 registry = tyro.constructors.ConstructorRegistry() # rules for the types that are read in another way than tyro's
@@ -160,6 +162,13 @@ mae_partial = _trains(
     'Fine-tune the last blocks of an encoder; with --trainable_blocks 0 the defaults are those of a linear probe.')
 
 # %% ../nbs/7_engine/51_cli.ipynb #a3ef2feb
+@command
+def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help='fig5, fig7, table1a, ..., table1f')],
+               config:AblateConfig=AblateConfig()):
+    "Run an ablation of the paper, or what is left of it: a grid of recipes and seeds, one row a run."
+    from mae_nb.ablations.ablate import ablate
+    ablate(ablation, config)
+
 mae_knn = command(_caller(
     'evaluate.knn:evaluate_knn', KnnConfig,
     'Evaluate a frozen encoder by the nearest neighbours of its features; nothing is trained.'), 'mae_knn')
