@@ -1,9 +1,12 @@
 "The knobs of Table 1 against plain restatements."
-import shutil
+import shutil, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from mae_nb import cli
+from mae_nb.ablations.results import read_rows
+from mae_nb.cli import mae_ablate
 from mae_nb.core.files import read_jsonl
 from mae_nb.model.config import DVAEConfig, MAEConfig, mae_configs
 from mae_nb.model.cost import forward_flops
@@ -247,3 +250,43 @@ def test_watching_photographs(tmp_path):
     run = pretrain(cfg, lambda line: None)
     found = [r for r in read_jsonl(run/'log.jsonl') if 'avg_rank' in r]
     assert len(found) == 1 and 'avg_knn' not in found[0] and (run/'pictures'/'step-00000002.png').is_file()
+
+# --- running grids ---
+@pytest.mark.slow
+def test_a_stopped_ablation_goes_on(tmp_path):
+    "SIGTERM stops the runs, which save; the next start repeats nothing that is finished, and resumes what is not."
+    flags = ['table1c', '--scale', 'fashion', '--seeds', '1', '--epochs', '1', '--finetune_epochs', '1', '--eval_images', '200', '--label_fraction', '0.01',
+             '--processes', '1', '--home', str(tmp_path/'home'), '--output', str(tmp_path/'out.csv')]
+    command = [sys.executable, '-c', 'import sys; from mae_nb.cli import mae_ablate; sys.exit(mae_ablate())', *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    logs = lambda row: [p for p in (tmp_path/'home'/'fashion').glob(f'{row}*/pretrain/log.jsonl')]
+    begin = time.time()
+    while not (logs('encoder') and len(read_jsonl(logs('encoder')[0], torn=True)) > 2):
+        assert time.time() - begin < 200 and process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert [r['row'] for r in read_rows(tmp_path/'out.csv')] == ['without']
+    stopped = read_jsonl(logs('encoder')[0])
+    assert stopped[-1]['step'] < 78 and checkpoints(logs('encoder')[0].parent)  # saved when it was stopped
+    before = logs('default')[0].stat().st_mtime
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    rows = read_rows(tmp_path/'out.csv')
+    assert [(r['row'], r['seed'], r['steps']) for r in rows] == [('without', 0, 78), ('with', 0, 78)]
+    assert logs('default')[0].stat().st_mtime == before
+    again = read_jsonl(logs('encoder')[0])
+    assert again[:len(stopped)] == stopped and rows[1]['tflops']/rows[0]['tflops'] == pytest.approx(3.25, abs=0.01)
+    shown = subprocess.run([*command, '--show'], capture_output=True, text=True).stdout
+    assert '| **without** |' in shown and '| 84.2 | 59.6 |' in shown and (tmp_path/'out.png').is_file()
+
+def test_commands_of_the_papers_runs(capsys):
+    assert mae_ablate(['fig7', '--scale', 'paper', '--seeds', '1', '--print', 'commands']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].startswith('torchrun --standalone --nproc-per-node 8 --no-python mae_pretrain --recipe paper_fig7_100 ')
+    assert all(line.count(' && ') == 2 for line in lines)
+    for line in lines:  # each is a command line that its command takes
+        for part in line.split(' && '):
+            name,*words = part.split('--no-python ')[1].split()
+            assert vars(cli)[name]([*words, '--print']) == 0
+    assert mae_ablate(['fig8']) == 2 and 'did you mean fig' in capsys.readouterr().err
+    assert mae_ablate(['fig5', '--scale', 'paper']) == 2 and 'print' in capsys.readouterr().err

@@ -81,7 +81,7 @@ def ablate(
     if cfg.show or not left: return show_rows(name, cfg, rows, log)
     if cfg.scale == 'paper': raise ValueError('the runs of the paper are jobs for a cluster: give print=sbatch, and show=True when they are finished')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if any('token' in r.folder.name for r in left):
+    if any('tokenizer=' in r.folder.name for r in left):
         for _ in finish_runs([Run('', 0, Path(cfg.home)/cfg.scale/'tokenizer-log', (tokenizer_command(cfg),))], 1): pass
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
         for run in finish_runs(left, cfg.processes):

@@ -50,6 +50,7 @@ class AblateConfig:
     epochs:int = 12 # of pre-training, at small scale, where the row does not say
     label_fraction:float = 0.1 # of the labels, for fine-tuning at small scale
     finetune_epochs:int = 20 # of fine-tuning, at small scale
+    eval_images:int = 10_000 # training and test images for the probes, at most so many of each
     processes:int = 2 # runs beside each other, with one thread each
     home:str = 'runs/ablations' # folder of the runs
     output:str|None = None # CSV file; results/ablation_NAME.csv if not given
@@ -59,7 +60,7 @@ class AblateConfig:
 
     def __post_init__(self):
         to_text(self, 'home', 'output')
-        check_fields(self, dict.fromkeys(('seeds', 'epochs', 'finetune_epochs', 'processes'), 1))
+        check_fields(self, dict.fromkeys(('seeds', 'epochs', 'finetune_epochs', 'eval_images', 'processes'), 1))
         if not 0 < self.label_fraction <= 1: raise ValueError(f'label_fraction must be in (0, 1], got {self.label_fraction}')
 
 class Run(NamedTuple):
@@ -82,7 +83,7 @@ def _small_run(cfg, row, changes, seed):
     home = Path(cfg.home)/cfg.scale
     told = '-'.join(f'{k}={v}' for k,v in changes.items()) or 'default'
     folder = home/f'{told}-{cfg.epochs}-seed={seed}'
-    changes = dict(epochs=cfg.epochs, warmup_epochs=1., eval_every=10_000, save_every=200) | changes
+    changes = dict(epochs=cfg.epochs, warmup_epochs=1., eval_every=10_000, eval_images=cfg.eval_images, save_every=200) | changes
     if 'tokenizer' in changes: changes['tokenizer'] = home/'tokenizer'
     there = dict(seed=seed, resume='auto')
     how = dict(label_fraction=cfg.label_fraction, epochs=cfg.finetune_epochs, warmup_epochs=1., batch_size=64, eval_every=10_000, save_every=200)
