@@ -95,8 +95,11 @@ def decode_masked(self:DecoderMixin,
     x = self.decoder_embed(latent)
     pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
     ids = torch.cat([m.ids_keep, m.ids_masked], dim=1)
-    hidden = self.mask_token.expand(len(x), ids.shape[1] + 1 - x.shape[1], -1)
-    x = torch.cat([x, hidden], dim=1) + torch.cat([pos[:,:1].expand(len(x), -1, -1), gather_patches(pos[:,1:].expand(len(x), -1, -1), ids)], dim=1)
+    n,K,L = x.shape[1] - 1,m.ids_keep.shape[1],ids.shape[1]
+    if n not in (K, L): raise ValueError(f'{n} tokens after CLS: they must be as many as visible patches, {K}, or all, {L}')
+    x = torch.cat([x, self.mask_token.expand(len(x), L - n, -1)], dim=1)
+    whole = pos.expand(len(x), -1, -1)
+    x = x + torch.cat([whole[:,:1], gather_patches(whole[:,1:], ids)], dim=1)
     *most,last = self.decoder_blocks
-    x = run_blocks([*most, partial(last, first=1 + m.ids_keep.shape[1])], x, self.grad_checkpointing)
+    x = run_blocks([*most, partial(last, first=1 + K)], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))
