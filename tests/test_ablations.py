@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from mae_nb import cli
 from mae_nb.ablations.results import read_rows
 from mae_nb.cli import mae_ablate
@@ -221,11 +223,20 @@ def test_the_layout_of_dalle():
     assert cfg == DVAEConfig(decoder=False) and {k: v.shape for k,v in named.items()} == {k: v.shape for k,v in ours.items()}
 
 # --- watching a run ---
+def small_set(path):
+    "48 garments for training and 24 to test on, as a folder of two classes."
+    clothes = fashion()
+    for i,(img,split) in enumerate((clothes[i][0], 'train' if i % 3 else 'test') for i in range(72)):
+        folder = path/split/'ab'[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(img[0].numpy()).save(folder/f'{i}.png')
+    return str(path)
+
 def test_watching_changes_nothing(tmp_path):
     "Weights are the same bytes with evaluations and without; the log has the metrics, and each evaluation its picture."
-    cfg = PretrainConfig(output_dir=str(tmp_path/'plain'), max_steps=6, batch_size=2500, save_every=100, log_every=1, ema_decay=0.5, device='cpu')
+    cfg = PretrainConfig(data=small_set(tmp_path/'data'), output_dir=str(tmp_path/'plain'), max_steps=6, batch_size=12, save_every=100, log_every=1, ema_decay=0.5, device='cpu')
     plain = pretrain(cfg, lambda line: None)
-    watched = pretrain(replace(cfg, output_dir=str(tmp_path/'watched'), eval_every=1, eval_images=200), lambda line: None)
+    watched = pretrain(replace(cfg, output_dir=str(tmp_path/'watched'), eval_every=1, eval_images=30), lambda line: None)
     a,b = ((r/'model.safetensors').read_bytes() for r in (plain, watched))
     assert a == b
     losses = [[r['loss'] for r in read_jsonl(run/'log.jsonl') if 'loss' in r] for run in (plain, watched)]
@@ -290,3 +301,59 @@ def test_commands_of_the_papers_runs(capsys):
             assert vars(cli)[name]([*words, '--print']) == 0
     assert mae_ablate(['fig8']) == 2 and 'did you mean fig' in capsys.readouterr().err
     assert mae_ablate(['fig5', '--scale', 'paper']) == 2 and 'print' in capsys.readouterr().err
+
+# --- less compute: options that are off by default ---
+def test_cross_attention_by_hand():
+    "Each mask token reads the visible patches alone: torch's own attention on the same weights gives the same loss."
+    torch.manual_seed(0)
+    model = MaskedAutoencoderViT(replace(TINY, decoder_cross=True, predict_ratio=0.3))
+    imgs,scores = torch.randn(3, 1, 28, 28),torch.rand(3, 49)
+    patches,_ = model.to_patches(imgs)
+    latent,m = model.forward_encoder(imgs, scores=scores)
+    pos = model.decoder_pos_embed[0]
+    wanted = m.ids_masked[:,:12]  # 0.3 of 37 are 11.1
+    seen = model.decoder_embed(latent) + torch.stack([torch.cat([pos[:1], pos[1:][i]]) for i in m.ids_keep])
+    x = model.mask_token + pos[1:][wanted]
+    for block in model.decoder_blocks:
+        a = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+        a.in_proj_weight,a.in_proj_bias,a.out_proj = block.attn.qkv.weight,block.attn.qkv.bias,block.attn.proj
+        keys = block.norm1(seen)
+        x = x + a(block.norm1(x), keys, keys, need_weights=False)[0]
+        x = x + block.mlp(block.norm2(x))
+    pred = model.decoder_pred(model.decoder_norm(x))
+    by_hand = (pred - gather_patches(patches, wanted)).square().mean()
+    assert model(imgs, scores=scores, loss_only=True).loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+@pytest.mark.parametrize('change', [dict(decoder_cross=True), dict(decoder_cross=True, predict_ratio=0.25), dict(predict_ratio=0.25), dict(decoder_cross=True, loss_on='all')])
+def test_flops_of_a_smaller_decoder(change):
+    "The formula is what torch counts, for ViT-L."
+    cfg = replace(mae_configs['mae_vit_large_patch16'], **change)
+    with torch.device('meta'): model,imgs,scores = MaskedAutoencoderViT(cfg),torch.empty(1, 3, 224, 224),torch.empty(1, 196)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: model(imgs, 0.75, scores, True)
+    assert counter.get_total_flops() == forward_flops(cfg)
+
+@pytest.mark.parametrize('change', [dict(decoder_cross=True), dict(predict_ratio=0.5), dict(optimizer='muon'), dict(small_size=(16, 16), small_epochs=1)])
+def test_runs_with_less_compute(tmp_path, change):
+    "They train, show, and continue exactly."
+    cfg = PretrainConfig(data=small_set(tmp_path/'data'), output_dir=str(tmp_path/'a'), max_steps=6, save_every=3, batch_size=12, device='cpu', **change)  # 4 steps an epoch
+    if change.get('optimizer') == 'muon': pytest.importorskip('timm.optim.muon')
+    whole = pretrain(cfg, lambda line: None)
+    model = from_pretrained(whole, 'autoencoder')
+    show_reconstruction(model, fashion().imgs[:2])
+    half = Path(shutil.copytree(whole, tmp_path/'b'))
+    shutil.rmtree(checkpoints(half)[-1])
+    pretrain(replace(cfg, output_dir=str(half), resume='auto'), lambda line: None)
+    a,b = (from_pretrained(r, 'autoencoder').state_dict() for r in (whole, half))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+def test_growing_resolution_changes_its_size_after_some_epochs():
+    cfg = PretrainConfig(small_size=(16, 16), small_epochs=1, epochs=2, batch_size=5000, device='cpu')  # 2 steps an epoch
+    sizes = [(imgs.shape[-2:], scores.shape[-1]) for imgs,scores in PretrainTask(cfg).batches(0)]
+    assert sizes == [((16, 16), 16)]*2 + [((28, 28), 49)]*2
+    assert [imgs.shape[-1] for imgs,_ in PretrainTask(cfg).batches(1)] == [16, 28, 28]
+
+@pytest.mark.parametrize('bad,said', [(dict(predict_ratio=0.), 'predict_ratio must be in'), (dict(predict_ratio=0.5, mask_sampling='block'), 'needs mask_sampling random'),
+                                      (dict(small_size=(16, 16)), 'belong together'), (dict(small_size=(18, 18), small_epochs=1), 'does not divide'),
+                                      (dict(predict_ratio=0.5, loss_on='all'), "loss_on is 'all'"), (dict(decoder_cross=True, encoder_mask_tokens=True), 'give one of them')])
+def test_refused(bad, said):
+    with pytest.raises(ValueError, match=said): PretrainTask(PretrainConfig(device='cpu', **bad))

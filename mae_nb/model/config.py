@@ -99,6 +99,8 @@ class MAEConfig(ViTConfig):
     tokenizer:DVAEConfig|None = None # With target token: sizes of the tokenizer
     loss_on:Literal['masked', 'all'] = 'masked' # Patches on which the loss is computed
     encoder_mask_tokens:bool = False # Encode all positions, a mask token for each masked patch (Table 1c)?
+    decoder_cross:bool = False # Do mask tokens look at visible patches alone, by cross-attention (CrossMAE)?
+    predict_ratio:float = 1. # Fraction of the masked patches that is predicted in training
 
     def __post_init__(self):
         super().__post_init__()
@@ -108,6 +110,9 @@ class MAEConfig(ViTConfig):
             raise ValueError(f'target token and a tokenizer belong together, got target {self.target} and tokenizer {self.tokenizer}')
         if self.tokenizer and self.tokenizer.in_chans != self.in_chans:
             raise ValueError(f'the tokenizer takes {self.tokenizer.in_chans} channels, and the images have {self.in_chans}')
+        if not 0 < self.predict_ratio <= 1: raise ValueError(f'predict_ratio must be in (0, 1], got {self.predict_ratio}')
+        if self.predict_ratio < 1 and self.loss_on == 'all': raise ValueError(f"predict_ratio={self.predict_ratio} is a part of the masked patches, and loss_on is 'all'")
+        if self.decoder_cross and self.encoder_mask_tokens: raise ValueError('decoder_cross looks at visible patches alone, and encoder_mask_tokens fills in the others: give one of them')
         if self.norm_pix_loss and self.target != 'pixel':
             raise ValueError(f'norm_pix_loss normalises pixels, and target is {self.target}: give one of them')
         if self.norm_pix_loss and self.patch_size == self.in_chans == 1:

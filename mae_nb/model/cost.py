@@ -6,6 +6,7 @@
 __all__ = ['block_flops', 'forward_flops', 'activation_bytes', 'memory_estimate', 'tune_flops']
 
 # %% ../../nbs/3_training/18_cost.ipynb #27d262a2
+import math
 import torch
 from ..core.device import autocast
 from .config import ClassifierConfig, MAEConfig, grid_size
@@ -36,11 +37,15 @@ def forward_flops(
     D,Dd = cfg.embed_dim,cfg.decoder_embed_dim
     encoded = (L if cfg.encoder_mask_tokens else K) + 1
     encoder = 2*K*patch*D + block_flops(encoded, D, cfg.depth, cfg.mlp_ratio)
-    decoder = 2*encoded*D*Dd + block_flops(L + 1, Dd, cfg.decoder_depth, cfg.mlp_ratio)
-    if cfg.loss_on == 'all': decoder += 2*L*Dd*patch
-    else:  # the last block's queries and MLP, and the prediction, for masked patches only
-        decoder += 2*(L - K)*Dd*patch - (K + 1)*(2*Dd*Dd*(2 + 2*cfg.mlp_ratio) + 2*2*(L + 1)*Dd)
-    return int(encoder + decoder)
+    N = L if cfg.loss_on == 'all' else math.ceil(cfg.predict_ratio*(L - K))  # predicted
+    seen = K + 1 + N
+    query = 2*Dd*Dd*(2 + 2*cfg.mlp_ratio)  # of a token: its query, the projection, the MLP
+    decoder = 2*encoded*D*Dd
+    if cfg.decoder_cross: decoder += cfg.decoder_depth*(N*(query + 2*2*(K + 1)*Dd) + 2*2*(K + 1)*Dd*Dd)
+    else: decoder += block_flops(L + 1 if cfg.loss_on == 'all' else seen, Dd, cfg.decoder_depth, cfg.mlp_ratio)
+    if cfg.loss_on == 'all': return int(encoder + decoder + 2*L*Dd*patch)
+    if not cfg.decoder_cross: decoder -= (K + 1)*(query + 2*2*seen*Dd)  # the last block's queries and MLP are for masked patches only
+    return int(encoder + decoder + 2*N*Dd*patch)
 
 # %% ../../nbs/3_training/18_cost.ipynb #571a3500
 def _kept(model, part, inputs, precision):

@@ -33,19 +33,31 @@ class DecoderBlock(Block):
         first:int=0, # Index of the first token to compute
     )->Tensor: # `(B, N-first, D)`
         if not first: return super().forward(x)
-        a = self.attn
         y = self.norm1(x)
-        (wq,wkv),(bq,bkv) = (t.tensor_split([x.shape[2]]) for t in (a.qkv.weight, a.qkv.bias))
+        return self.attend(x[:,first:], y[:,first:], y)
+
+    def cross(self,
+        x:Tensor, # Tokens to update, `(B, N, D)`
+        seen:Tensor, # Tokens to look at, `(B, K, D)`
+    )->Tensor: # `(B, N, D)`
+        "Cross-attention with the same weights: `seen` gives keys and values, and `x` does not look at itself."
+        return self.attend(x, self.norm1(x), self.norm1(seen))
+
+    def attend(self, x, queries, keys):
+        "Add to tokens what their normalised selves, as queries, read from normalised tokens; then the MLP."
+        a = self.attn
+        (wq,wkv),(bq,bkv) = (t.tensor_split([queries.shape[2]]) for t in (a.qkv.weight, a.qkv.bias))
         heads = lambda t: t.unflatten(2, (-1, a.head_dim)).transpose(1, 2)  # (B, heads, N, D/heads)
-        q = heads(F.linear(y[:,first:], wq, bq))
-        k,v = map(heads, F.linear(y, wkv, bkv).chunk(2, dim=2))
+        q = heads(F.linear(queries, wq, bq))
+        k,v = map(heads, F.linear(keys, wkv, bkv).chunk(2, dim=2))
         seen = F.scaled_dot_product_attention(q, k, v) if a.fused_attn else (q*a.scale @ k.mT).softmax(dim=-1) @ v
-        x = x[:,first:] + a.proj(seen.transpose(1, 2).flatten(2))
+        x = x + a.proj(seen.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
 # %% ../../nbs/2_model/06_decoder.ipynb #d5254f8b
 class DecoderMixin:
     "The decoder's parts under their official names, and its forward pass, to be mixed into an `nn.Module`."
+    decoder_cross = False # Do mask tokens look at the visible patches alone, and not at each other (CrossMAE)?
     grad_checkpointing = False # timm's encoder has the switch, `set_grad_checkpointing`; a decoder alone keeps all
     def build_decoder(self,
         embed_dim:int, # Width of the encoder
@@ -78,6 +90,10 @@ def forward_decoder(self:DecoderMixin,
     grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
 )->Tensor: # Prediction for every patch, `(B, L, p*p*C)`
     "Insert mask tokens, add positional embeddings, and predict every patch."
+    if self.decoder_cross:
+        ids = ids_restore.argsort(dim=1)[:,:latent.shape[1] - 1]
+        every = torch.arange(ids_restore.shape[1], device=ids.device).expand_as(ids_restore)
+        return self.decode_cross(latent, ids, every, grid)
     x = self.decoder_embed(latent)
     x = torch.cat([x[:,:1], unshuffle(x[:,1:], self.mask_token, ids_restore)], dim=1)  # CLS stays in front
     x = x + positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
@@ -90,16 +106,35 @@ def decode_masked(self:DecoderMixin,
     latent:Tensor, # Encoder output with CLS first, in rank order: `(B, 1+K, D)`, or `(B, 1+L, D)` from an encoder with mask tokens
     m:Mask, # The mask of the encoder's input
     grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
+    most:int=None, # Predict the first so many of them, and leave the others out; all if not given
 )->Tensor: # Prediction for the masked patches, in rank order, `(B, L-K, p*p*C)`
     "Predict the masked patches only; tokens stay in rank order, since blocks are permutation-equivariant."
+    wanted = m.ids_masked[:,:most]
+    if self.decoder_cross: return self.decode_cross(latent, m.ids_keep, wanted, grid)
     x = self.decoder_embed(latent)
     pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
-    ids = torch.cat([m.ids_keep, m.ids_masked], dim=1)
+    ids = torch.cat([m.ids_keep, wanted], dim=1)
     n,K,L = x.shape[1] - 1,m.ids_keep.shape[1],ids.shape[1]
     if n not in (K, L): raise ValueError(f'{n} tokens after CLS: they must be as many as visible patches, {K}, or all, {L}')
     x = torch.cat([x, self.mask_token.expand(len(x), L - n, -1)], dim=1)
     whole = pos.expand(len(x), -1, -1)
     x = x + torch.cat([whole[:,:1], gather_patches(whole[:,1:], ids)], dim=1)
-    *most,last = self.decoder_blocks
-    x = run_blocks([*most, partial(last, first=1 + K)], x, self.grad_checkpointing)
+    *others,last = self.decoder_blocks
+    x = run_blocks([*others, partial(last, first=1 + K)], x, self.grad_checkpointing)
+    return self.decoder_pred(self.decoder_norm(x))
+
+# %% ../../nbs/2_model/06_decoder.ipynb #bc6e3e6f
+@patch
+def decode_cross(self:DecoderMixin,
+    latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
+    ids_keep:Tensor, # The patches that it stands for, in its order, `(B, K)`
+    ids:Tensor, # Patches to predict, `(B, N)`
+    grid:tuple=None, # Grid `(h, w)` of the images; the stored one if not given
+)->Tensor: # Their predictions, `(B, N, p*p*C)`
+    "Predict some patches by cross-attention to the visible ones (CrossMAE)."
+    if latent.shape[1] != 1 + ids_keep.shape[1]: raise ValueError(f'{latent.shape[1] - 1} tokens after CLS: they must be as many as visible patches, {ids_keep.shape[1]}')
+    pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid).expand(len(latent), -1, -1)
+    seen = self.decoder_embed(latent) + torch.cat([pos[:,:1], gather_patches(pos[:,1:], ids_keep)], dim=1)
+    x = self.mask_token + gather_patches(pos[:,1:], ids)
+    x = run_blocks([partial(b.cross, seen=seen) for b in self.decoder_blocks], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))

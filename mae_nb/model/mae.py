@@ -8,6 +8,7 @@ __all__ = ['mae_vit_tiny_patch16', 'mae_vit_small_patch16', 'mae_vit_base_patch1
            'make_target', 'MaskedAutoencoderViT', 'mae_model']
 
 # %% ../../nbs/2_model/08_mae.ipynb #6a652be2
+import math
 from functools import partial
 from typing import NamedTuple
 import torch
@@ -47,6 +48,7 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         self.target = make_target(cfg)
         predicted = dict(pixel=d, pca=cfg.pca_components, token=cfg.tokenizer and cfg.tokenizer.vocab_size)[cfg.target]
         self.build_decoder(cfg.embed_dim, self.grid, predicted, cfg.decoder_embed_dim, cfg.decoder_depth, cfg.decoder_num_heads, cfg.mlp_ratio)
+        self.decoder_cross = cfg.decoder_cross
         if cfg.encoder_mask_tokens:
             self.encoder_mask_token = nn.Parameter(torch.empty(1, 1, cfg.embed_dim).normal_(std=0.02))
             self.mask_token.requires_grad_(False)  # the decoder needs none
@@ -74,7 +76,8 @@ class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
         latent,m = self.encode_patches(patches, grid, mask_ratio, scores)
         wanted = self.target(patches, grid)
         if loss_only and self.cfg.loss_on == 'masked':
-            error = self.target.error(self.decode_masked(latent, m, grid), gather_patches(wanted, m.ids_masked))
+            most = math.ceil(self.cfg.predict_ratio*m.ids_masked.shape[1])
+            error = self.target.error(self.decode_masked(latent, m, grid, most), gather_patches(wanted, m.ids_masked[:,:most]))
             return MAEOutput(error.mean(), None, m.mask, m.ids_restore)
         pred = self.forward_decoder(latent, m.ids_restore, grid)
         loss = mean_error(self.target.error(pred, wanted).mean(-1), m.mask, self.cfg.loss_on)

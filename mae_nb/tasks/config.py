@@ -120,6 +120,11 @@ class PretrainConfig(RunConfig):
     norm_pix_loss:bool|None = None # predict normalised pixels; what the decoder of init_from does, else no, if not given
     loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
     encoder_mask_tokens:bool = False # encode all positions, with a mask token for each masked patch (Table 1c): slower, and worse in the paper
+    decoder_cross:bool = False # let mask tokens look at visible patches alone, by cross-attention (CrossMAE); as fast as it is small
+    predict_ratio:float = 1. # fraction of the masked patches that is predicted; the rest is left out of the decoder
+    optimizer:Literal['adamw', 'muon'] = 'adamw' # optimiser; muon for the matrices of the blocks
+    small_size:tuple[int,int]|None = None # growing resolution: image side or HxW of the first epochs, in pixels
+    small_epochs:int|None = None # growing resolution: how many epochs
     mask_ratio:float = 0.75 # masking ratio: fraction of patches that are masked
     mask_sampling:Literal['random', 'block', 'grid'] = 'random' # how masked patches are drawn (Table 1f)
     masks_per_image:int = 1 # masks for each decoded image: for when data loading is the bottleneck; part of batch_size
@@ -134,6 +139,11 @@ class PretrainConfig(RunConfig):
         if not self.init_from: self._start_at_random()
         _check_start(self, 'init_from')
         if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
+        if not 0 < self.predict_ratio <= 1: raise ValueError(f'predict_ratio must be in (0, 1], got {self.predict_ratio}')
+        if self.predict_ratio < 1 and self.mask_sampling != 'random':
+            raise ValueError(f'predict_ratio={self.predict_ratio} takes some of the masked patches at random, which needs mask_sampling random, got {self.mask_sampling}')
+        if bool(self.small_size) != bool(self.small_epochs): raise ValueError(f'small_size={self.small_size} and small_epochs={self.small_epochs} belong together')
+        if self.small_size and self.mask_sampling != 'random': raise ValueError(f'small_size needs mask_sampling random, got {self.mask_sampling}')
         if self.batch_size % self.masks_per_image:
             raise ValueError(f'batch_size={self.batch_size} must be a multiple of masks_per_image={self.masks_per_image}')
 
@@ -148,7 +158,7 @@ class PretrainConfig(RunConfig):
             raise ValueError(f'target=token needs a tokenizer, and nothing else does; got target={self.target} and tokenizer={self.tokenizer}')
 
     def _at_least(self):
-        ones = 'masks_per_image eval_every eval_images patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
+        ones = 'small_epochs masks_per_image eval_every eval_images patch_size pca_components in_chans num_heads decoder_embed_dim decoder_depth decoder_num_heads'
         return super()._at_least() | dict.fromkeys(ones.split(), 1)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #57af7b0c

@@ -71,7 +71,7 @@ def _target(w, cfg):
 
 def _decoder_task(w, cfg, s, tokenizer):
     "What the decoder of these weights has learned to do, or, if it starts fresh, what is asked for."
-    asked = dict(target=cfg.target, pca_components=cfg.pca_components, encoder_mask_tokens=cfg.encoder_mask_tokens)
+    asked = dict(target=cfg.target, pca_components=cfg.pca_components, encoder_mask_tokens=cfg.encoder_mask_tokens, decoder_cross=cfg.decoder_cross)
     if w.kind == 'encoder': return {k: v for k,v in (asked | dict(tokenizer=tokenizer)).items() if v is not None}
     if tokenizer and s.get('tokenizer'): raise ValueError(f'{w.path} has its own tokenizer: leave target and tokenizer={cfg.tokenizer} out')
     own = MAEConfig()
@@ -88,7 +88,7 @@ def init_config(
 )->MAEConfig: # Shapes of the weights, with what flags change
     "Settle the configuration of a model that goes on from weights; what was settled how goes to their notes."
     require(w, 'num_heads', *(('decoder_num_heads',) if w.kind == 'autoencoder' else ()))
-    s = {f.name: w.shapes[f.name] for f in fields(MAEConfig) if f.name in w.shapes} | dict(loss_on=cfg.loss_on)
+    s = {f.name: w.shapes[f.name] for f in fields(MAEConfig) if f.name in w.shapes} | dict(loss_on=cfg.loss_on, predict_ratio=cfg.predict_ratio)
     s |= _decoder_task(w, cfg, s, tokenizer)
     if w.kind == 'encoder':
         s |= _fresh_decoder(s, cfg)

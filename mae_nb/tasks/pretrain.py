@@ -6,16 +6,17 @@
 __all__ = ['model_config', 'mask_scores', 'PretrainTask', 'pretrain']
 
 # %% ../../nbs/4_paper/20_pretrain.ipynb #78e5c897
+import math
 from pathlib import Path
-import torch
+import torch, torch.nn.functional as F
 from ..model.masking import block_scores, grid_scores, num_keep
-from ..model.config import DVAEConfig, MAEConfig, mae_config
+from ..model.config import DVAEConfig, MAEConfig, grid_size, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..data.datasets import channel_stats, load_images, normalise
 from ..data.folders import NoSuchSplit
 from ..data.images import CorruptImage, catch_corrupt, with_channels
 from ..data.augment import PretrainDataset
-from ..train.optim import adamw
+from ..train.optim import adamw, muon
 from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
@@ -37,7 +38,7 @@ def model_config(
     in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
     changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on,
-                   encoder_mask_tokens=cfg.encoder_mask_tokens, target=cfg.target, tokenizer=tokenizer)
+                   encoder_mask_tokens=cfg.encoder_mask_tokens, decoder_cross=cfg.decoder_cross, predict_ratio=cfg.predict_ratio, target=cfg.target, tokenizer=tokenizer)
     for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'pca_components'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
@@ -79,11 +80,24 @@ class PretrainTask(ImageTask):
         self.dataset = PretrainDataset(images, model_cfg.img_size, L, c.seed, c.masks_per_image, mask_scores(c.mask_sampling, grid, c.mask_ratio),
                                        scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images), c.masks_per_image)
+        if c.small_size and not 0 < num_keep(math.prod(grid_size(c.small_size, model_cfg.patch_size)), c.mask_ratio): raise ValueError(f'small_size={c.small_size} has too few patches')
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         if model_cfg.target == 'token': self.flops_per_image += self.model.target.flops(grid)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
         if c.eval_every: self.watch(images)
         if model_cfg.target == 'pca' and not before and not (w and w.kind == 'autoencoder'): self.fit_target()
+
+    def batches(self, start, log=print):
+        "Batches of the loader; those of the first epochs resized, if resolution grows."
+        small = (self.cfg.small_epochs or 0)*self.steps_per_epoch
+        for i,batch in enumerate(super().batches(start, log)):
+            yield self.shrunk(*batch) if start + i//self.accum_iter < small else batch
+
+    def shrunk(self, imgs, scores):
+        "Resize images `(B, C, H, W)` to `small_size`, and keep as many scores as there are patches then."
+        h,w = grid_size(self.cfg.small_size, self.model.patch_size)
+        imgs = F.interpolate(normalise(imgs, None, None), self.cfg.small_size, mode='bicubic', antialias=True).clamp(0, 1)
+        return imgs, scores[...,:h*w]
 
     def fit_target(self, most=500):
         "Fit the principal components that are to be predicted, on patches of training images."
@@ -101,7 +115,9 @@ class PretrainTask(ImageTask):
         with autocast(self.dist.device, self.precision):
             return forward(normalise(imgs, *self.stats), self.cfg.mask_ratio, scores, True).loss
 
-    def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay)
+    def optimizer(self):
+        make = dict(adamw=adamw, muon=muon)[self.cfg.optimizer]
+        return make(self.model, self.lr, self.cfg.weight_decay)
 
     def watch(self, images):
         "Prepare the evaluations: probes on training and test images, and a strip of pictures."

@@ -38,7 +38,7 @@ _whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
 def _moments(model, optimizer):
     "The state of an optimiser, as PyTorch has it, and flat: `'blocks.0.norm1.bias.exp_avg'`."
     state = dcp.get_optimizer_state_dict(model, optimizer, options=_whole)
-    return state, {f'{name}.{k}': v for name,s in state.get('state', {}).items() for k,v in s.items()}
+    return state, {f'{name}.{k}': v for name,s in state.get('state', {}).items() for k,v in s.items() if isinstance(v, torch.Tensor)}
 
 def gather_state_dict(
     model:nn.Module, # Plain, replicated or sharded
