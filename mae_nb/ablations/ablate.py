@@ -27,7 +27,8 @@ def finish_runs(
     processes:int, # Beside each other
 ):  # Yields each run when it is finished
     "Run commands, several at a time; when it is stopped, all are, and save themselves."
-    waiting,going = deque((run, deque(run.commands)) for run in runs), []
+    waiting = deque((run, deque(run.commands)) for run in runs)
+    going = []
     try:
         while waiting or going:
             while waiting and len(going) < processes:

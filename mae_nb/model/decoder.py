@@ -114,7 +114,9 @@ def decode_masked(self:DecoderMixin,
     x = self.decoder_embed(latent)
     pos = positions_for(self.decoder_pos_embed, self.decoder_grid, grid or self.decoder_grid)
     ids = torch.cat([m.ids_keep, wanted], dim=1)
-    n,K,L = x.shape[1] - 1,m.ids_keep.shape[1],ids.shape[1]
+    n = x.shape[1] - 1
+    K = m.ids_keep.shape[1]
+    L = ids.shape[1]
     if n not in (K, L): raise ValueError(f'{n} tokens after CLS: they must be as many as visible patches, {K}, or all, {L}')
     x = torch.cat([x, self.mask_token.expand(len(x), L - n, -1)], dim=1)
     whole = pos.expand(len(x), -1, -1)

@@ -88,7 +88,8 @@ class DiscreteVAE(nn.Module):
         whole:bool=True, # Of the encoder and the decoder, or of the encoder alone?
     )->int: # FLOPs of a forward pass for one image; a multiply-add counts as two
         "Count the FLOPs of the convolutions."
-        (h,w),total = img_size,0
+        h,w = img_size
+        total = 0
         for stack in (self.encoder, self.decoder) if whole else (self.encoder,):
             for part in stack:
                 total += sum(2*h*w*m.weight.numel() for m in part.modules() if isinstance(m, nn.Conv2d))
