@@ -83,7 +83,8 @@ def entry(book, chapter, module, full, spot):
 
 ROOMS = dict(core='What everything else stands on', model='The masked autoencoder and its parts', data='From files to batches', train='One engine for all training',
              weights='Files of weights, in and out', plots='Pictures', evaluate='What a model knows', transfer='Segmentation and detection', demo='Models for a browser',
-             tasks='What can be trained', relatives='Other methods, on the same engine', bench='Measurements of speed')
+             tasks='What can be trained', relatives='Other methods, on the same engine', bench='Measurements of speed',
+             ablations='Grids of runs, and what came out')
 
 def page_of(module): return module.replace('.', '/')  # 'model.masking': its page is api/model/masking
 
