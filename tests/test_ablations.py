@@ -79,6 +79,7 @@ def test_flops_of_mask_tokens():
     large = mae_configs['mae_vit_large_patch16']
     assert forward_flops(replace(large, encoder_mask_tokens=True))/forward_flops(large) == pytest.approx(3.3, abs=0.1)  # Table 1c
 
+@pytest.mark.slow
 def test_a_run_with_mask_tokens_in_the_encoder(tmp_path):
     cfg = PretrainConfig(output_dir=str(tmp_path/'run'), encoder_mask_tokens=True, max_steps=3, batch_size=8, device='cpu')
     assert PretrainTask(cfg).flops_per_image > 2*PretrainTask(replace(cfg, encoder_mask_tokens=False)).flops_per_image
@@ -117,6 +118,7 @@ def test_loss_of_components():
     by_hand = (full.pred - wanted)[full.mask == 1].square().mean()
     assert full.pred.shape == (3, 49, 5) and full.loss.item() == pytest.approx(by_hand.item()) == pytest.approx(short.loss.item(), rel=1e-5)
 
+@pytest.mark.slow
 def test_a_run_on_components(tmp_path):
     cfg = PretrainConfig(output_dir=str(tmp_path/'run'), target='pca', pca_components=6, max_steps=4, save_every=2, batch_size=8, device='cpu')
     run = pretrain(cfg, lambda line: None)
@@ -166,6 +168,7 @@ def test_codes_of_the_mask_alone():
     error = model.target.error(pred, codes[...,None])[...,0]
     assert error[mask].max() < 1e-5 and error[~mask].min() > 49
 
+@pytest.mark.slow
 def test_a_run_on_tokens(tmp_path):
     quiet = lambda line: None
     tokens = TokenizerConfig(output_dir=str(tmp_path/'tokenizer'), vocab_size=32, embed_dim=8, max_steps=6, save_every=3, batch_size=16, device='cpu')
@@ -195,6 +198,7 @@ def test_a_run_on_tokens(tmp_path):
     with pytest.raises(ValueError, match='holds no model.json'): PretrainTask(replace(cfg, tokenizer=str(tmp_path)))
     with pytest.raises(ValueError, match='is no tokenizer'): PretrainTask(replace(cfg, tokenizer=str(run)))
 
+@pytest.mark.slow
 def test_a_tokenizer_continues_exactly(tmp_path):
     cfg = TokenizerConfig(output_dir=str(tmp_path/'a'), vocab_size=32, embed_dim=8, max_steps=6, save_every=3, batch_size=16, device='cpu')
     whole = train_tokenizer(cfg, lambda line: None)
@@ -232,6 +236,7 @@ def small_set(path):
         Image.fromarray(img[0].numpy()).save(folder/f'{i}.png')
     return str(path)
 
+@pytest.mark.slow
 def test_watching_changes_nothing(tmp_path):
     "Weights are the same bytes with evaluations and without; the log has the metrics, and each evaluation its picture."
     cfg = PretrainConfig(data=small_set(tmp_path/'data'), output_dir=str(tmp_path/'plain'), max_steps=6, batch_size=12, save_every=100, log_every=1, ema_decay=0.5, device='cpu')
@@ -252,6 +257,7 @@ def test_watching_changes_nothing(tmp_path):
     write_report(plain, ReportConfig(max_images=200, device='cpu'), lambda line: None)
     assert 'strip.png' not in (plain/'report.html').read_text()
 
+@pytest.mark.slow
 def test_watching_photographs(tmp_path):
     "Without labels and without a test split there are the rank and the pictures."
     for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
@@ -290,6 +296,7 @@ def test_a_stopped_ablation_goes_on(tmp_path):
     shown = subprocess.run([*command, '--show'], capture_output=True, text=True).stdout
     assert '| **without** |' in shown and '| 84.2 | 59.6 |' in shown and (tmp_path/'out.png').is_file()
 
+@pytest.mark.slow
 def test_commands_of_the_papers_runs(capsys):
     assert mae_ablate(['fig7', '--scale', 'paper', '--seeds', '1', '--print', 'commands']) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -332,6 +339,7 @@ def test_flops_of_a_smaller_decoder(change):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: model(imgs, 0.75, scores, True)
     assert counter.get_total_flops() == forward_flops(cfg)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [dict(decoder_cross=True), dict(predict_ratio=0.5), dict(optimizer='muon'), dict(small_size=(16, 16), small_epochs=1)])
 def test_runs_with_less_compute(tmp_path, change):
     "They train, show, and continue exactly."

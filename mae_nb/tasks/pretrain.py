@@ -88,9 +88,13 @@ class PretrainTask(ImageTask):
         if model_cfg.target == 'pca' and not before and not (w and w.kind == 'autoencoder'): self.fit_target()
 
     def batches(self, start, log=print):
-        "Batches of the loader; those of the first epochs resized, if resolution grows."
-        small = (self.cfg.small_epochs or 0)*self.steps_per_epoch
-        for i,batch in enumerate(super().batches(start, log)):
+        loader = super().batches(start, log)
+        return self.growing(loader, start) if self.cfg.small_epochs else loader
+
+    def growing(self, batches, start):
+        "Resize the batches of the first epochs: resolution grows."
+        small = self.cfg.small_epochs*self.steps_per_epoch
+        for i,batch in enumerate(batches):
             yield self.shrunk(*batch) if start + i//self.accum_iter < small else batch
 
     def shrunk(self, imgs, scores):
