@@ -8,7 +8,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run side by side, with on
 import pytest
 
 MOST_MEMORY = 3.  # GB that a notebook may take
-LONGEST_FIRST = 'test_site', '00_tour', '23_partial', '10_show', 'test_processes'  # so that no process waits for one of them at the end
+LONGEST_FIRST = 'test_site', 'test_processes', 'test_saves', '00_tour', 'test_data', 'test_finetune', 'test_ablations', '10_show', 'test_datatrees', '23_partial'  # so that no process waits for one of them at the end
 
 def pytest_addoption(parser):
     parser.addoption('--flags', nargs='*', default=[], help='test flags (settings.ini, tst_flags) of cells to run')

@@ -163,7 +163,7 @@ mae_partial = _trains(
 
 # %% ../nbs/7_engine/51_cli.ipynb #a3ef2feb
 @command
-def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help='fig5, fig7, table1a, ..., table1f')],
+def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help='fig5, fig7, table1a to table1f; decoder, masks, growing, muon, lr, batch')],
                config:AblateConfig=AblateConfig()):
     "Run an ablation of the paper, or what is left of it: a grid of recipes and seeds, one row a run."
     from mae_nb.ablations.ablate import ablate

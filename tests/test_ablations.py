@@ -270,7 +270,7 @@ def test_watching_photographs(tmp_path):
 
 # --- running grids ---
 @pytest.mark.slow
-def test_a_stopped_ablation_goes_on(tmp_path):
+def test_a_stopped_ablation_goes_on(tmp_path, capsys):
     "SIGTERM stops the runs, which save; the next start repeats nothing that is finished, and resumes what is not."
     flags = ['table1c', '--scale', 'fashion', '--seeds', '1', '--epochs', '1', '--finetune_epochs', '1', '--eval_images', '200', '--label_fraction', '0.01',
              '--processes', '1', '--home', str(tmp_path/'home'), '--output', str(tmp_path/'out.csv')]
@@ -287,13 +287,15 @@ def test_a_stopped_ablation_goes_on(tmp_path):
     stopped = read_jsonl(logs('encoder')[0])
     assert stopped[-1]['step'] < 78 and checkpoints(logs('encoder')[0].parent)  # saved when it was stopped
     before = logs('default')[0].stat().st_mtime
-    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert mae_ablate(flags) == 0
     rows = read_rows(tmp_path/'out.csv')
     assert [(r['row'], r['seed'], r['steps']) for r in rows] == [('without', 0, 78), ('with', 0, 78)]
     assert logs('default')[0].stat().st_mtime == before
     again = read_jsonl(logs('encoder')[0])
     assert again[:len(stopped)] == stopped and rows[1]['tflops']/rows[0]['tflops'] == pytest.approx(3.25, abs=0.01)
-    shown = subprocess.run([*command, '--show'], capture_output=True, text=True).stdout
+    capsys.readouterr()
+    assert mae_ablate([*flags, '--show']) == 0
+    shown = capsys.readouterr().out
     assert '| **without** |' in shown and '| 84.2 | 59.6 |' in shown and (tmp_path/'out.png').is_file()
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 from tqdm.auto import tqdm
 from .grids import AblateConfig, Run, ablation_runs, grids, print_commands, tokenizer_command
-from .results import ablation_figure, ablation_table, read_rows, run_result, write_rows
+from .results import ablation_figure, ablation_table, read_rows, run_name, run_result, write_rows
 
 # %% ../../nbs/4_paper/26b_ablate.ipynb #f4c98e46
 def _start(command, folder):
@@ -72,7 +72,9 @@ def ablate(
     if cfg.print: return print_commands(runs, cfg)
     order = list(dict.fromkeys(r.row for r in runs))
     rows = read_rows(path)
-    there = {(r['row'], r['seed']) for r in rows}
+    there = {(r['row'], r['seed']): r['run'] for r in rows}
+    wrong = [f'{there[k]} (now {run_name(r)})' for r in runs if there.get(k := (r.row, r.seed), run_name(r)) != run_name(r)]
+    if wrong: raise ValueError(f'{path} holds other runs: {", ".join(wrong[:3])}; give another output')
     def keep(run):
         found = run_result(run)
         if found: rows.append(found)
@@ -81,11 +83,13 @@ def ablate(
     left = [r for r in runs if (r.row, r.seed) not in there and not keep(r)]
     if cfg.show or not left: return show_rows(name, cfg, rows, log)
     if cfg.scale == 'paper': raise ValueError('the runs of the paper are jobs for a cluster: give print=sbatch, and show=True when they are finished')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if any('tokenizer=' in r.folder.name for r in left):
-        for _ in finish_runs([Run('', 0, Path(cfg.home)/cfg.scale/'tokenizer-log', (tokenizer_command(cfg),))], 1): pass
-    with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
-        for run in finish_runs(left, cfg.processes):
-            keep(run)
-            bar.update()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    first = [Run('', 0, Path(cfg.home)/cfg.scale/'tokenizer-log', (tokenizer_command(cfg),))]*any('tokenizer=' in r.folder.name for r in left)
+    try:
+        for _ in finish_runs(first, 1): pass
+        with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
+            for run in finish_runs(left, cfg.processes):
+                keep(run)
+                bar.update()
+    finally: signal.signal(signal.SIGTERM, before)
     return show_rows(name, cfg, rows, log)

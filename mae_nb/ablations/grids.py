@@ -41,6 +41,19 @@ grids = dict(
     fig7=Grid('epochs', {'100': 'paper_fig7_100', '200': 'paper_fig7_200', '400': 'paper_fig7_400', '800': 'paper_vit_large', '1600': 'paper_vit_large_1600'},
               {'6': dict(epochs=6), '12': {}, '24': dict(epochs=24), '48': dict(epochs=48)}))
 
+# %% ../../nbs/4_paper/26_grids.ipynb #ea478b45
+grids |= dict(
+    decoder=Grid('decoder, and part of the masked patches that it predicts', {},
+                 {'self-attention, all': {}, 'self-attention, 1/3': dict(predict_ratio=0.333), 'cross-attention, all': dict(decoder_cross=True),
+                  'cross-attention, 1/3': dict(decoder_cross=True, predict_ratio=0.333)}),
+    masks=Grid('masks of each crop, at equally many masked images', {}, {'1': {}, '2': dict(masks_per_image=2, epochs=6), '4': dict(masks_per_image=4, epochs=3)}),
+    growing=Grid('small images (half the side) for so many of 12 epochs', {},
+                 {'0': {}, '4': dict(small_size='24x24', small_epochs=4), '8': dict(small_size='24x24', small_epochs=8)}),
+    muon=Grid('optimiser, and base learning rate', {}, {'AdamW': {}, 'Muon, half': dict(optimizer='muon', blr=6e-3), 'Muon': dict(optimizer='muon'),
+                                                        'Muon, double': dict(optimizer='muon', blr=2.4e-2)}),
+    lr=Grid('base learning rate', {}, {'0.006': dict(blr=6e-3), '0.012': {}, '0.024': dict(blr=2.4e-2)}),
+    batch=Grid('batch size', {}, {'32': dict(batch_size=32), '64': {}, '128': dict(batch_size=128)}))
+
 # %% ../../nbs/4_paper/26_grids.ipynb #0a6c18a3
 @dataclass(frozen=True)
 class AblateConfig:
@@ -107,6 +120,7 @@ def ablation_runs(
     "List the runs of an ablation."
     if name not in grids: raise unknown_name('ablation', name, list(grids))
     make,rows = (_paper_run, grids[name].paper) if cfg.scale == 'paper' else (_small_run, grids[name].small)
+    if not rows: raise ValueError(f'the paper has no such runs: {name} is of small scale')
     return [make(cfg, row, what, seed) for seed in range(cfg.seeds) for row,what in rows.items()]
 
 def tokenizer_command(
