@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae_nb import cli
 from mae_nb.ablations.results import read_rows
 from mae_nb.cli import mae_ablate
-from mae_nb.core.files import read_jsonl
+from mae_nb.core.files import read_json, read_jsonl, save_json
 from mae_nb.model.config import DVAEConfig, MAEConfig, mae_configs
 from mae_nb.model.cost import forward_flops
 from mae_nb.model.mae import MaskedAutoencoderViT
@@ -367,3 +367,21 @@ def test_growing_resolution_changes_its_size_after_some_epochs():
                                       (dict(predict_ratio=0.5, loss_on='all'), "loss_on is 'all'"), (dict(decoder_cross=True, encoder_mask_tokens=True), 'give one of them')])
 def test_refused(bad, said):
     with pytest.raises(ValueError, match=said): PretrainTask(PretrainConfig(device='cpu', **bad))
+
+def test_a_run_of_an_earlier_version_continues(tmp_path, capsys):
+    "Its configuration and its model lack the newer fields: they have their defaults, and that is told."
+    cfg = PretrainConfig(output_dir=str(tmp_path/'run'), max_steps=2, save_every=1, batch_size=8, device='cpu')
+    run = pretrain(cfg, lambda line: None)
+    shutil.rmtree(checkpoints(run)[-1])
+    newer = {'target', 'pca_components', 'tokenizer', 'encoder_mask_tokens', 'decoder_cross', 'predict_ratio', 'optimizer', 'small_size', 'small_epochs', 'eval_every', 'eval_images'}
+    folder = checkpoints(run)[-1]
+    for path in folder/'model.json', folder/'state.json', run/'config.json', run/'model.json':
+        if not path.exists(): continue
+        found = read_json(path)
+        part = found['config'] if path.name == 'state.json' else found
+        for k in newer: part.pop(k, None)
+        if path.name == 'state.json': found['files'].pop('model.json')  # its size has changed
+        save_json(found, path)
+    said = []
+    pretrain(replace(cfg, resume='auto'), said.append)
+    assert any('without' in line and 'predict_ratio' in line for line in said) and len(checkpoints(run)) == 2

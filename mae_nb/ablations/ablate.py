@@ -95,13 +95,8 @@ def ablate(
     left = [r for r in runs if (r.row, r.seed) not in there and not keep(r)]
     if cfg.show or not left: return show_rows(name, cfg, rows, log)
     if cfg.scale == 'paper': raise ValueError('the runs of the paper are jobs for a cluster: give print=sbatch, and show=True when they are finished')
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    first = [Run('', 0, Path(cfg.home)/cfg.scale/'tokenizer-log', (tokenizer_command(cfg),))]*any('tokenizer=' in r.folder.name for r in left)
-    try:
-        for _ in finish_runs(first, 1): pass
-        with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
-            for run in finish_runs(left, cfg.processes):
-                keep(run)
-                bar.update()
-    finally: signal.signal(signal.SIGTERM, before)
+    with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
+        for run in finish_all(left, cfg):
+            keep(run)
+            bar.update()
     return show_rows(name, cfg, rows, log)

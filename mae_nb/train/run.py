@@ -72,7 +72,7 @@ def _check_same_config(cfg, task, before, folder=None, log=print):
     was = _inputs(folder.parent.parent if folder else cfg.output_dir)
     free |= now.keys() & was.keys()  # compared by content, not by the spelling of a path
     wrong = config_diff(_plain(cfg), before, free) + config_diff(now, was, now.keys() ^ was.keys())
-    if folder: wrong += config_diff(_plain(task.model.cfg), read_json(folder/'model.json'), ())
+    if folder: wrong += config_diff(_plain(task.model.cfg), _of_this_version(read_json(folder/'model.json'), task.model.cfg, log), ())
     if wrong: raise ValueError('\n  '.join([f'this is another configuration than that of {folder or cfg.output_dir}, '
                                             'so it cannot continue from there:', *wrong]))
 
