@@ -1,5 +1,5 @@
 "The knobs of Table 1 against plain restatements."
-import shutil, subprocess, sys, time
+import json, shutil, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -7,6 +7,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from mae_nb import cli
+from mae_nb.ablations.grids import AblateConfig, ablation_runs, grids
 from mae_nb.ablations.results import read_rows
 from mae_nb.cli import mae_ablate
 from mae_nb.core.files import read_json, read_jsonl, save_json
@@ -26,6 +27,8 @@ from mae_nb.tasks.config import PretrainConfig, TokenizerConfig
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
 from mae_nb.tasks.tokenizer import dalle_encoder, load_tokenizer, train_tokenizer
 from mae_nb.train.checkpoint import checkpoints
+from mae_nb.weights.config import ConvertConfig
+from mae_nb.weights.export import convert
 from mae_nb.weights.hub import from_pretrained
 
 TINY = MAEConfig(img_size=28, patch_size=4, in_chans=1, embed_dim=32, depth=2, num_heads=4, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=4)
@@ -385,3 +388,37 @@ def test_a_run_of_an_earlier_version_continues(tmp_path, capsys):
     said = []
     pretrain(replace(cfg, resume='auto'), said.append)
     assert any('without' in line and 'predict_ratio' in line for line in said) and len(checkpoints(run)) == 2
+
+@pytest.mark.slow
+def test_a_tokenizer_of_photographs(tmp_path):
+    "A folder without labels and without test images trains, and is not evaluated."
+    for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
+        (tmp_path/'photos').mkdir(exist_ok=True)
+        Image.fromarray(img.permute(1, 2, 0).numpy()).save(tmp_path/'photos'/f'{i}.png')
+    cfg = TokenizerConfig(data=str(tmp_path/'photos'), output_dir=str(tmp_path/'run'), vocab_size=8, embed_dim=4, max_steps=2, batch_size=6, device='cpu')
+    run = train_tokenizer(cfg, lambda line: None)
+    assert load_tokenizer(run).cfg.in_chans == 3 and not [r for r in read_jsonl(run/'log.jsonl') if 'perplexity' in r]
+
+@pytest.mark.slow
+@pytest.mark.parametrize('change', [dict(target='pca', pca_components=6), dict(encoder_mask_tokens=True), dict(decoder_cross=True)])
+def test_what_other_layouts_cannot_tell(tmp_path, change):
+    "An autoencoder that does something else than the release's is not written in its layout; its encoder is."
+    run = pretrain(PretrainConfig(output_dir=str(tmp_path/'run'), max_steps=1, batch_size=8, device='cpu', **change), lambda line: None)
+    for to in 'official', 'hf':
+        with pytest.raises(ValueError, match=f'cannot be told in the layout {to}'): convert(ConvertConfig(str(run), str(tmp_path/to), to), lambda line: None)
+        assert (convert(ConvertConfig(str(run), str(tmp_path/to), to, kind='encoder'), lambda line: None)/'README.md').is_file()
+    assert from_pretrained(convert(ConvertConfig(str(run), str(tmp_path/'ours'), 'mae_nb'), lambda line: None), 'autoencoder').cfg.target == change.get('target', 'pixel')
+
+@pytest.mark.slow
+@pytest.mark.parametrize('scale', ['cluttered', 'fashion'])
+def test_commands_of_small_runs(scale, capsys):
+    "Each is a command line that its command takes, and says what its row says."
+    for name,grid in grids.items():
+        for run in ablation_runs(name, AblateConfig(scale, seeds=1)):
+            for command,*words in run.commands:
+                assert vars(cli)[command]([*map(str, words), '--print']) == 0, words
+                said = capsys.readouterr().out
+                shown = json.loads(said[said.index('{'):])
+                if command != 'mae_pretrain': continue
+                for k,v in grid.small[run.row].items():
+                    if k in shown and k not in ('tokenizer', 'decoder_depth', 'decoder_embed_dim'): assert shown[k] == (list(v) if isinstance(v, tuple) else v), (run.row, k)

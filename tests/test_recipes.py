@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, timm, torch
 from timm.data.mixup import rand_bbox
 from torch import nn
-from mae_nb.tasks import pretrain
+from mae_nb.tasks import base, pretrain
 from mae_nb.train import engine
 from mae_nb.cli import mae_partial, mae_pretrain
 from mae_nb.core.rng import fork_rng, sample_rng
@@ -36,7 +36,7 @@ def read_back(monkeypatch, images, cfg):
     "Everything that the loop is given: nothing is trained."
     got = {}
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise Captured
-    monkeypatch.setattr(pretrain, 'load_images', lambda *_: images)
+    monkeypatch.setattr(base, 'load_images', lambda *_: images)
     monkeypatch.setattr(pretrain, 'load_tokenizer', small_tokenizer)
     monkeypatch.setattr(engine, 'train_steps', capture)
     task = PretrainTask(cfg)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .grids import AblateConfig, Run, ablation_runs, grids, print_commands, tokenizer_command
 from .results import ablation_figure, ablation_table, read_rows, run_name, run_result, write_rows
 
-# %% ../../nbs/4_paper/26b_ablate.ipynb #f4c98e46
+# %% ../../nbs/4_paper/26b_ablate.ipynb #953be042
 def _start(command, folder):
     "Start a command of this library in a process of its own."
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,7 @@ def finish_runs(
         for *_,process in going: process.terminate()
         for *_,process in going: process.wait()
 
+# %% ../../nbs/4_paper/26b_ablate.ipynb #3431b75c
 def finish_all(
     runs:list, # Of `Run`
     cfg:AblateConfig, # How many beside each other
@@ -59,6 +60,7 @@ def finish_all(
         yield from finish_runs(runs, cfg.processes)
     finally: signal.signal(signal.SIGTERM, before)
 
+# %% ../../nbs/4_paper/26b_ablate.ipynb #bc27ebe2
 def show_rows(
     name:str, # One of `grids`
     cfg:AblateConfig, # What was run
@@ -73,6 +75,7 @@ def show_rows(
     log(f'written  {picture}')
     return rows
 
+# %% ../../nbs/4_paper/26b_ablate.ipynb #9cbc53e3
 def ablate(
     name:str, # One of `grids`
     cfg:AblateConfig=AblateConfig(), # What to run
@@ -81,7 +84,9 @@ def ablate(
     "Run an ablation, or what is left of it; show it, or print its commands."
     runs = ablation_runs(name, cfg)
     path = cfg.output or f'results/ablation_{name}.csv'
-    if cfg.print: return print_commands(runs, cfg)
+    if cfg.print:
+        print_commands(runs, cfg)
+        return []
     order = list(dict.fromkeys(r.row for r in runs))
     rows = read_rows(path)
     there = {(r['row'], r['seed']): r['run'] for r in rows}

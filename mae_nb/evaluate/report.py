@@ -8,22 +8,19 @@ __all__ = ['MOST_PIXELS', 'REPORT_TEMPLATE', 'reconstruction_picture', 'probe_ru
 
 # %% ../../nbs/4_paper/28_report.ipynb #aa348e49
 import html, json
-from itertools import islice
 from pathlib import Path
 import torch
 from matplotlib.figure import Figure
-from ..core.rng import sample_rng
 from ..core.files import atomic_write, read_json, read_jsonl, save_json
 from ..core.device import environment, resolve_device, resolve_precision
 from ..model.mae import MaskedAutoencoderViT
-from ..data.datasets import load_images, normalise
+from ..data.datasets import load_images
 from ..data.folders import NoSuchSplit
-from ..data.images import CorruptImage, catch_corrupt, with_channels
-from ..data.augment import EvalDataset
+from ..data.images import with_channels
 from ..data.labels import label_subset
 from ..weights.hub import from_pretrained
 from ..plots.images import show_losses, show_reconstruction
-from .watch import show_metrics, show_strip
+from .watch import fixed_images, show_metrics, show_strip
 from .config import ReportConfig
 from .knn import extract_features, probe_features, raw_pixels
 
@@ -43,14 +40,8 @@ def reconstruction_picture(
     "Show reconstructions of test images by a run's model."
     job = read_json(Path(run)/'config.json')
     model = from_pretrained(run, 'autoencoder')
-    view = EvalDataset(with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range), model.cfg.img_size)
-    picks = torch.linspace(0, len(view) - 1, min(n, len(view))).long().tolist()
-    ids = dict.fromkeys([*picks, *range(min(len(view), 1000))])  # others stand in for those that can't be read
-    found = (catch_corrupt(view.__getitem__, i) for i in ids)
-    shown = list(islice((x[0] for x in found if not isinstance(x, CorruptImage)), n))
-    if not shown: raise ValueError(f'none of {len(ids)} test images of {job["data"]} can be read: mae_data check --split test lists why')
-    imgs = normalise(torch.stack(shown), model.cfg.mean, model.cfg.std)
-    scores = torch.rand(len(imgs), model.grid[0]*model.grid[1], generator=sample_rng(job['seed'], purpose='picture'))
+    images = with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range)
+    imgs,scores = fixed_images(images, model.cfg, n, job['seed'])
     return show_reconstruction(model, imgs, job['mask_ratio'], scores)
 
 # %% ../../nbs/4_paper/28_report.ipynb #820aa033

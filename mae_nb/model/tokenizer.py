@@ -77,9 +77,9 @@ class DiscreteVAE(nn.Module):
         "Choose the best code for each position of the grid."
         return self.logits(imgs).argmax(1)
 
-    def paint(self, codes:Tensor)->Tensor: # Images in [0, 1], `(B, C, H, W)`
-        "Paint an image from codes `(B, h, w)`."
-        if self.decoder is None: raise ValueError('this tokenizer came without a decoder: its codes cannot be painted')
+    def decode(self, codes:Tensor)->Tensor: # Images in [0, 1], `(B, C, H, W)`
+        "Decode an image from codes `(B, h, w)`."
+        if self.decoder is None: raise ValueError('this tokenizer came without a decoder: its codes cannot be decoded')
         one_hot = F.one_hot(codes, self.cfg.vocab_size).movedim(-1, 1)
         return self.decoder(one_hot.to(self.decoder.input.weight.dtype)).clamp(0, 1)
 
@@ -90,7 +90,7 @@ class DiscreteVAE(nn.Module):
         "Count the FLOPs of the convolutions."
         h,w = img_size
         total = 0
-        for stack in (self.encoder, self.decoder) if whole else (self.encoder,):
+        for stack in (self.encoder, self.decoder) if whole and self.decoder is not None else (self.encoder,):
             for part in stack:
                 total += sum(2*h*w*m.weight.numel() for m in part.modules() if isinstance(m, nn.Conv2d))
                 if hasattr(part, 'resize'): h,w = (h//2, w//2) if stack is self.encoder else (2*h, 2*w)
@@ -99,14 +99,14 @@ class DiscreteVAE(nn.Module):
     def forward(self,
         imgs:Tensor, # Images in [0, 1], `(B, C, H, W)`
         temperature:float=1., # Of the Gumbel-softmax
-        usage_weight:float=0.05, # Weight of the term that has all codes used
+        diversity_weight:float=0.05, # Weight of the diversity term, by which all codes are used
     )->Tensor: # Loss, a scalar
         "Squared error of the image painted from nearly discrete codes; and the entropy that the mean choice lacks, in nats."
         logits = self.logits(imgs)
         painted = self.decoder(F.gumbel_softmax(logits.float(), temperature, dim=1))
-        usage = logits.float().softmax(1).mean((0, 2, 3))
-        lacking = (usage*(usage*self.cfg.vocab_size + 1e-9).log()).sum()
-        return (painted - imgs).square().mean() + usage_weight*lacking
+        share = logits.float().softmax(1).mean((0, 2, 3))
+        lacking = (share*(share*self.cfg.vocab_size + 1e-9).log()).sum()
+        return (painted - imgs).square().mean() + diversity_weight*lacking
 
 # %% ../../nbs/2_model/07b_tokenizer.ipynb #0a4f1b0e
 def perplexity(
@@ -153,7 +153,7 @@ class TokenTarget(nn.Module):
     def to_pixels(self, pred:Tensor, mean:Tensor=None, std:Tensor=None, grid:tuple=None)->Tensor: # Normalised patches, `(B, L, p*p*C)`
         "Paint the most likely codes; no statistics of the patch are needed."
         with torch.autocast(pred.device.type, enabled=False):
-            imgs = self.resize(self.tokenizer.paint(pred.argmax(-1).unflatten(1, grid)), self.patch_size, grid)
+            imgs = self.resize(self.tokenizer.decode(pred.argmax(-1).unflatten(1, grid)), self.patch_size, grid)
             return patchify((imgs - self.mean)/self.std, self.patch_size)
 
     def flops(self, grid:tuple)->int: # Of a forward pass for one image

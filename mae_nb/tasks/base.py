@@ -15,6 +15,8 @@ from ..core.dist import DistInfo, accumulation_steps
 from ..core.device import resolve_device, resolve_precision
 from ..core.files import printable
 from ..model.kernels import use_fast_kernels
+from ..data.datasets import load_images
+from ..data.folders import NoSuchSplit
 from ..data.loader import CorruptCounter, train_loader
 from ..data.images import DataWarning, EncodedImageDataset, decoder_names
 from ..data.inventory import data_id, data_plan, settle_channels
@@ -66,6 +68,15 @@ class ImageTask:
     def setup(self):
         "Read the data, build the model; raise `ValueError` for every bad value."
         raise NotImplementedError
+
+    def load(self,
+        split:str='train', # `'train'` or `'test'`
+    )->Dataset|None: # None if there are no test images
+        "Load the images of the configuration."
+        c = self.cfg
+        try: return load_images(c.data, split, c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
+        except NoSuchSplit:
+            if split == 'train': raise
 
     def set_data(self,
         train:Dataset, # Training images

@@ -120,7 +120,7 @@ class PretrainConfig(RunConfig):
     norm_pix_loss:bool|None = None # predict normalised pixels; what the decoder of init_from does, else no, if not given
     loss_on:Literal['masked', 'all'] = 'masked' # compute the loss on the 'masked' patches, or 'all'
     encoder_mask_tokens:bool = False # encode all positions, with a mask token for each masked patch (Table 1c): slower, and worse in the paper
-    decoder_cross:bool = False # let mask tokens look at visible patches alone, by cross-attention (CrossMAE); as fast as it is small
+    decoder_cross:bool = False # let mask tokens look at visible patches alone, by cross-attention (CrossMAE)
     predict_ratio:float = 1. # fraction of the masked patches that is predicted; the rest is left out of the decoder
     optimizer:Literal['adamw', 'muon'] = 'adamw' # optimiser; muon for the matrices of the blocks
     small_size:tuple[int,int]|None = None # growing resolution: image side or HxW of the first epochs, in pixels
@@ -172,7 +172,7 @@ class TokenizerConfig(RunConfig):
     groups:int = 3 # groups of residual blocks, parted by halving; DALL-E has 4
     blocks:int = 1 # residual blocks of a group; DALL-E has 2
     min_temperature:float = 1/16 # of the Gumbel-softmax, at the end; at the start it is 1
-    usage_weight:float = 0.05 # weight of the term that has all codes used
+    diversity_weight:float = 0.05 # weight of the diversity term, by which all codes are used
     epochs:int = 6 # training epochs
     batch_size:int = 64 # images per process and forward pass
     blr:float = 4e-2 # base learning rate: lr = blr * effective batch / 256
@@ -189,7 +189,7 @@ class TokenizerConfig(RunConfig):
         if not 0 < self.min_temperature <= 1: raise ValueError(f'min_temperature must be in (0, 1], got {self.min_temperature}')
 
     def _at_least(self):
-        return super()._at_least() | dict(vocab_size=2, embed_dim=4, groups=1, blocks=1, eval_every=1, usage_weight=0)
+        return super()._at_least() | dict(vocab_size=2, embed_dim=4, groups=1, blocks=1, eval_every=1, diversity_weight=0)
 
 # %% ../../nbs/4_paper/19c_tasks_config.ipynb #8e9029d6
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _decoder_task(w, cfg, s, tokenizer):
     own = MAEConfig()
     for k,v in asked.items():
         if v is not None and v != (learned := s.get(k, getattr(own, k))):
-            raise ValueError(f'{w.path} was trained with {k}={learned}: leave {k}={v} out, or give no init_decoder, and the decoder starts fresh')
+            raise ValueError(f'{w.path} was trained with {k}={learned}, and {v} is asked for: give {k}={learned}, or init_decoder=False for a fresh decoder')
     return {}
 
 def init_config(

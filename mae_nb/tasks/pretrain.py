@@ -12,8 +12,7 @@ import torch, torch.nn.functional as F
 from ..model.masking import block_scores, grid_scores, num_keep
 from ..model.config import DVAEConfig, MAEConfig, grid_size, mae_config
 from ..model.mae import MaskedAutoencoderViT
-from ..data.datasets import channel_stats, load_images, normalise
-from ..data.folders import NoSuchSplit
+from ..data.datasets import channel_stats, normalise
 from ..data.images import CorruptImage, catch_corrupt, with_channels
 from ..data.augment import PretrainDataset
 from ..train.optim import adamw, muon
@@ -59,7 +58,7 @@ class PretrainTask(ImageTask):
     "Pre-train a masked autoencoder (paper, section 3)."
     def setup(self):
         c = self.cfg
-        images = load_images(c.data, 'train', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
+        images = self.load()
         before = resumed_config(c)
         w = None if before else read_init(c)
         tokenizer = load_tokenizer(c.tokenizer) if c.tokenizer and not before else None
@@ -75,12 +74,12 @@ class PretrainTask(ImageTask):
         self.start = load_init(model, w) if w else f'{c.init_from}, not read again: the run continues'
         self.model = self.place(model)
         grid = self.model.grid
-        L = grid[0]*grid[1]
-        if num_keep(L, c.mask_ratio) == L: raise ValueError(f'mask_ratio={c.mask_ratio} removes none of {L} patches: raise it')
+        L = math.prod(grid)
+        for n in (L, math.prod(grid_size(c.small_size, model_cfg.patch_size))) if c.small_size else (L,):
+            if num_keep(n, c.mask_ratio) == n: raise ValueError(f'mask_ratio={c.mask_ratio} removes none of {n} patches: raise it')
         self.dataset = PretrainDataset(images, model_cfg.img_size, L, c.seed, c.masks_per_image, mask_scores(c.mask_sampling, grid, c.mask_ratio),
                                        scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images), c.masks_per_image)
-        if c.small_size and not 0 < num_keep(math.prod(grid_size(c.small_size, model_cfg.patch_size)), c.mask_ratio): raise ValueError(f'small_size={c.small_size} has too few patches')
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         if model_cfg.target == 'token': self.flops_per_image += self.model.target.flops(grid)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (model_cfg.mean, model_cfg.std)]
@@ -111,7 +110,7 @@ class PretrainTask(ImageTask):
         self.model.target.fit(self.model.to_patches(normalise(imgs, *self.stats))[0])
 
     def loss(self, forward, batch):
-        "Masked mean squared error of a batch of images `(B, C, H, W)` and scores `(B, L)` or `(B, masks, L)`."
+        "Error of the masked patches, the mean over a batch of images `(B, C, H, W)` and scores `(B, L)` or `(B, masks, L)`."
         imgs,scores = (t.to(self.dist.device, non_blocking=True) for t in batch)
         if scores.ndim == 3:  # one row per mask
             imgs = imgs.repeat_interleave(scores.shape[1], 0)
@@ -126,9 +125,7 @@ class PretrainTask(ImageTask):
     def watch(self, images):
         "Prepare the evaluations: probes on training and test images, and a strip of pictures."
         c,m = self.cfg,self.model.cfg
-        try: test = load_images(c.data, 'test', c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column)
-        except NoSuchSplit: test = None
-        if test is not None: with_channels(test, m.in_chans, m.value_range)
+        test = with_channels(self.load('test'), m.in_chans, m.value_range)
         how = dict(batch_size=c.batch_size, num_workers=c.num_workers, precision=self.precision, image_backend=c.image_backend)
         self.probes = FeatureProbes(images, test, c.eval_images, c.seed, **how)
         self.strip = ReconstructionStrip(images if test is None else test, m, c.mask_ratio, c.seed)

@@ -6,16 +6,14 @@
 __all__ = ['TokenizerTask', 'train_tokenizer', 'dalle_encoder', 'load_tokenizer']
 
 # %% ../../nbs/4_paper/19f_tokenizer.ipynb #b724424c
-import math
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from torch import Tensor
 from ..core.device import autocast
 from ..core.files import read_json
 from ..core.rng import seed_all
 from ..data.augment import PretrainDataset
-from ..data.datasets import load_images, normalise
+from ..data.datasets import normalise
 from ..data.images import with_channels
 from ..evaluate.accuracy import predict_all
 from ..model.config import DVAEConfig
@@ -31,14 +29,12 @@ class TokenizerTask(ImageTask):
     "Train a tokenizer, a discrete variational autoencoder."
     def setup(self):
         c = self.cfg
-        how = c.data_root, c.download, c.exif_transpose, c.image_column, c.label_column
-        images = load_images(c.data, 'train', *how)
+        images = self.load()
         in_chans = image_channels(c, images)
-        sizes = {k: getattr(c, k) for k in ('img_size', 'vocab_size', 'embed_dim', 'groups', 'blocks')}
-        model_cfg = DVAEConfig(in_chans=in_chans, **sizes)
-        try: self.test = with_channels(load_images(c.data, 'test', *how), in_chans)
-        except ValueError: self.test = None  # shards and folders without a test split
-        self.set_data(with_channels(images, in_chans), self.test)
+        model_cfg = DVAEConfig(c.img_size, in_chans, c.vocab_size, c.embed_dim, c.groups, c.blocks)
+        self.value_range = getattr(images, 'value_range', None)
+        self.test = with_channels(self.load('test'), in_chans, self.value_range)
+        self.set_data(images, self.test)
         seed_all(c.seed)
         self.model = DiscreteVAE(model_cfg).to(self.dist.device)
         self.dataset = PretrainDataset(images, model_cfg.img_size, 1, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment,
@@ -58,7 +54,7 @@ class TokenizerTask(ImageTask):
         "Loss of a batch of images `(B, C, H, W)`, at a temperature."
         imgs,temperature = batch
         imgs = normalise(imgs.to(self.dist.device, non_blocking=True), None, None)
-        with autocast(self.dist.device, self.precision): return forward(imgs, temperature, self.cfg.usage_weight)
+        with autocast(self.dist.device, self.precision): return forward(imgs, temperature, self.cfg.diversity_weight)
 
     def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay)
 
@@ -67,11 +63,12 @@ class TokenizerTask(ImageTask):
         "Mean squared error of painted test images, and perplexity of their codes."
         def of_batch(imgs):
             codes = model.codes(imgs)
-            error = (model.paint(codes) - imgs).square().flatten(1).mean(1, keepdim=True)
+            error = (model.decode(codes) - imgs).square().flatten(1).mean(1, keepdim=True)
             return torch.cat([codes.flatten(1).float(), error], 1)
-        shape = SimpleNamespace(img_size=model.cfg.img_size, in_chans=model.cfg.in_chans, mean=None, std=None)
+        m = model.cfg
+        shape = SimpleNamespace(img_size=m.img_size, in_chans=m.in_chans, value_range=self.value_range, mean=None, std=None)
         found,_ = predict_all(of_batch, self.test, shape, self.dist.device, self.dist, batch_size=self.cfg.batch_size)
-        return dict(test_error=found[:,-1].mean().item(), perplexity=perplexity(found[:,:-1].long(), model.cfg.vocab_size))
+        return dict(test_error=found[:,-1].mean().item(), perplexity=perplexity(found[:,:-1].long(), m.vocab_size))
 
     def summary(self):
         c,m = self.cfg,self.model.cfg
@@ -94,12 +91,15 @@ def dalle_encoder(
     state:dict, # Tensors of DALL-E's encoder by name, such as `blocks.group_1.block_1.res_path.conv_1.w`
 )->tuple[DVAEConfig,dict]: # Sizes, and the tensors by our names
     "Read the encoder of DALL-E's tokenizer, of any size."
-    names = {k: k.replace('blocks.', 'encoder.', 1).removesuffix('.w').removesuffix('.b') + ('.weight' if k.endswith('.w') else '.bias') for k in state}
+    ours = dict(w='weight', b='bias')
+    def name(k):
+        place,last = k.rsplit('.', 1)
+        return f'{place.replace("blocks.", "encoder.", 1)}.{ours.get(last, last)}'
     first,last = state['blocks.input.w'],state['blocks.output.conv.w']
     groups = len({k.split('.')[1] for k in state if k.startswith('blocks.group_')})
     blocks = len({k.split('.')[2] for k in state if k.startswith('blocks.group_1.')})
     cfg = DVAEConfig(14*2**(groups - 1), first.shape[1], len(last), len(first), groups, blocks, decoder=False)
-    return cfg, {names[k]: v for k,v in state.items()}
+    return cfg, {name(k): v for k,v in state.items()}
 
 def load_tokenizer(
     source, # Folder of a run, or a file with the `state_dict` of DALL-E's encoder

@@ -68,6 +68,13 @@ _impossible = {  # layout and kind: why not, and what to do
     ('hf', 'classifier'): 'ViTMAE has no classifier: choose timm or official',
     ('mae_nb', 'encoder'): 'runs hold autoencoders and classifiers: choose official, timm or hf for an encoder'}
 
+def _check_task(w, to):
+    "Raise `ValueError` if a layout has no place for what an autoencoder does: others would load its numbers, and compute something else."
+    plain = dict(target='pixel', encoder_mask_tokens=False, decoder_cross=False)
+    other = [f'{k}={w.shapes[k]}' for k,v in plain.items() if w.shapes.get(k, v) != v]
+    if w.kind == 'autoencoder' and to in ('official', 'hf') and other:
+        raise ValueError(f'an autoencoder with {", ".join(other)} cannot be told in the layout {to}: convert its encoder (kind=encoder), or choose mae_nb')
+
 def _read_for_export(cfg, log=print):
     "Read the weights to convert, complete; raise `ValueError` if the layout cannot represent them."
     path,told = resolve_weights(cfg.source, log)
@@ -77,6 +84,7 @@ def _read_for_export(cfg, log=print):
     kind = cfg.kind or ('encoder' if cfg.to == 'timm' and w.kind == 'autoencoder' else w.kind)
     if (cfg.to, kind) in _impossible: raise ValueError(_impossible[cfg.to, kind])
     w = adapt(select_part(w, kind), cfg.img_size, cfg.patch_size, cfg.in_chans)
+    _check_task(w, cfg.to)
     if cfg.to == 'hf': hf_config(w.shapes)  # square images only
     log(build_model(w).load_message)  # strictly
     return w
