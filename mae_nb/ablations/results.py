@@ -8,6 +8,7 @@ __all__ = ['metrics', 'run_name', 'run_tflops', 'run_result', 'read_rows', 'writ
 
 # %% ../../nbs/4_paper/26a_results.ipynb #bd96f4fe
 import csv, json, math, statistics
+import matplotlib.pyplot as plt
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -172,11 +173,11 @@ def ablation_figure(
     rows:list, # From `read_rows`
 )->Figure: # Closed
     "Plot ours, with every seed, beside the paper's."
-    fig = Figure(figsize=(7.2, 2.6), dpi=100, layout='constrained')
     paper = _published(name)
     ours = {'fine-tuned': 'finetuned', 'linear': 'token_linear'}
     sides = ('ours, small scale', 'the paper: ViT-L, ImageNet')[:2 if paper else 1]
-    for k,(ax,title) in enumerate(zip(fig.subplots(1, len(sides), squeeze=False)[0], sides)):
+    fig,axs = plt.subplots(1, len(sides), figsize=(7.2, 2.6), dpi=100, layout='constrained', squeeze=False)
+    for k,(ax,title) in enumerate(zip(axs[0], sides)):
         for j,(what,metric) in enumerate(ours.items()):
             colour = ('0.3', accent)[j]
             labels = list(paper) if k else list(dict.fromkeys(r['row'] for r in rows))
@@ -187,5 +188,6 @@ def ablation_figure(
         ax.set(title=title, xlabel=grids[name].about)
         ax.legend(frameon=False, fontsize=7)
         ax.spines[['top', 'right']].set_visible(False)
-    fig.axes[0].set_ylabel('top-1 accuracy, %')
+    axs[0,0].set_ylabel('top-1 accuracy, %')
+    plt.close(fig)
     return fig

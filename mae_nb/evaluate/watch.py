@@ -7,6 +7,7 @@ __all__ = ['effective_rank', 'FeatureProbes', 'fixed_images', 'ReconstructionStr
 
 # %% ../../nbs/4_paper/24b_watch.ipynb #19d47c37
 from itertools import islice
+import matplotlib.pyplot as plt
 from pathlib import Path
 import torch
 from PIL import Image
@@ -135,16 +136,17 @@ def show_metrics(
     records:list, # Evaluations of a run's log, each with `step`
 )->Figure: # Closed
     "Plot the accuracy of probes, and the effective rank, against the step."
-    fig = Figure(figsize=(7.2, 2.6), dpi=100, layout='constrained')
-    left,right = fig.subplots(1, 2)
+    fig,(left,right) = plt.subplots(1, 2, figsize=(7.2, 2.6), dpi=100, layout='constrained')
     names = dict(token='class token', avg='mean of patches')
     for pool,colour in ('token', accent), ('avg', '0.4'):
-        for metric,line in ('linear', '-'), ('knn', '--'):
+        for probe,metric,line in ('linear', 'linear', '-'), ('kNN', 'knn', '--'):
             part = [(r['step'], r[k]) for r in records if (k := f'{pool}_{metric}') in r]
-            if part: left.plot(*zip(*part), line, color=colour, marker='.', label=f'{names[pool]}, {metric}')
+            if part: left.plot(*zip(*part), line, color=colour, marker='.', label=f'{names[pool]}, {probe}')
         right.plot(*zip(*[(r['step'], r[f'{pool}_rank']) for r in records]), color=colour, marker='.', label=names[pool])
     left.set(xlabel='step', ylabel='top-1 accuracy (%)')
     right.set(xlabel='step', ylabel='effective rank')
     for ax in left, right:
         if ax.lines: ax.legend(frameon=False, fontsize=7)
+        ax.spines[['top', 'right']].set_visible(False)
+    plt.close(fig)
     return fig
