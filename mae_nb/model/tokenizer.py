@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from .config import DVAEConfig
 from .patches import patchify, unpatchify
 
-# %% ../../nbs/2_model/07b_tokenizer.ipynb #72256b66
+# %% ../../nbs/2_model/07b_tokenizer.ipynb #f0d0fae8
 def _conv(dim_in, dim, side): return nn.Conv2d(dim_in, dim, side, padding=side//2)
 
 class ResidualBlock(nn.Module):
@@ -31,6 +31,7 @@ class ResidualBlock(nn.Module):
             relu_3=nn.ReLU(), conv_3=_conv(h, h, 3), relu_4=nn.ReLU(), conv_4=_conv(h, dim, 1)))
     def forward(self, x): return self.id_path(x) + self.gain*self.res_path(x)
 
+# %% ../../nbs/2_model/07b_tokenizer.ipynb #d81a260f
 def residual_stack(
     c:DVAEConfig, # Sizes
     dims:list, # Channels: what comes in, of each group, and what goes out

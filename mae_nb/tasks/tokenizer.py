@@ -24,7 +24,7 @@ from ..train.engine import run
 from ..train.optim import adamw
 from ..weights.files import read_file
 
-# %% ../../nbs/4_paper/19f_tokenizer.ipynb #71febd57
+# %% ../../nbs/4_paper/19f_tokenizer.ipynb #8954f0c2
 class TokenizerTask(ImageTask):
     "Train a tokenizer, a discrete variational autoencoder."
     def setup(self):
@@ -79,6 +79,7 @@ class TokenizerTask(ImageTask):
                 f'{self.plan}\n'
                 f'{self.schedule_summary()}')
 
+# %% ../../nbs/4_paper/19f_tokenizer.ipynb #43989dc8
 def train_tokenizer(
     cfg:TokenizerConfig=TokenizerConfig(), # Configuration
     log=print, # Called with lines of text
@@ -86,7 +87,7 @@ def train_tokenizer(
     "Train a tokenizer into a run folder, from scratch or from a checkpoint, in one process or under `torchrun`."
     return run(TokenizerTask, cfg, log)
 
-# %% ../../nbs/4_paper/19f_tokenizer.ipynb #892001b0
+# %% ../../nbs/4_paper/19f_tokenizer.ipynb #010cbbfd
 def dalle_encoder(
     state:dict, # Tensors of DALL-E's encoder by name, such as `blocks.group_1.block_1.res_path.conv_1.w`
 )->tuple[DVAEConfig,dict]: # Sizes, and the tensors by our names
@@ -101,6 +102,7 @@ def dalle_encoder(
     cfg = DVAEConfig(14*2**(groups - 1), first.shape[1], len(last), len(first), groups, blocks, decoder=False)
     return cfg, {name(k): v for k,v in state.items()}
 
+# %% ../../nbs/4_paper/19f_tokenizer.ipynb #25874c8b
 def load_tokenizer(
     source, # Folder of a run, or a file with the `state_dict` of DALL-E's encoder
 )->DiscreteVAE: # In evaluation mode
