@@ -41,7 +41,7 @@ def reconstruction_picture(
     job = read_json(Path(run)/'config.json')
     model = from_pretrained(run, 'autoencoder')
     images = with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range)
-    imgs,scores = fixed_images(images, model.cfg, n, job['seed'])
+    imgs,scores = fixed_images(images, model.cfg, n, job['seed'], name=f'test images of {job["data"]}')
     return show_reconstruction(model, imgs, job['mask_ratio'], scores)
 
 # %% ../../nbs/4_paper/28_report.ipynb #820aa033

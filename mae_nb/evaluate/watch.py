@@ -75,6 +75,7 @@ def fixed_images(
     cfg, # Configuration of the model
     n:int, # How many
     seed:int=0, # Seed of the masks
+    name:str='images', # What the error calls them, if none can be read
 )->tuple[Tensor,Tensor]: # Normalised images `(n, C, H, W)`, evenly spread over the data set, and mask scores `(n, L)`
     "Choose images, and their masks, that are the same each time; others stand in for those that can't be read."
     view = EvalDataset(dataset, cfg.img_size)
@@ -82,7 +83,7 @@ def fixed_images(
     ids = dict.fromkeys([*spread, *range(min(len(view), 1000))])
     found = (x[0] for i in ids if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage))
     shown = list(islice(found, n))
-    if not shown: raise ValueError(f'none of {len(ids)} images can be read: mae_data check lists why')
+    if not shown: raise ValueError(f'none of {len(ids)} {name} can be read: mae_data check lists why')
     h,w = grid_size(cfg.img_size, cfg.patch_size)
     scores = torch.rand(len(shown), h*w, generator=sample_rng(seed, purpose='picture'))
     return normalise(torch.stack(shown), cfg.mean, cfg.std), scores
