@@ -31,6 +31,7 @@ def run_cells(path, skip_flags, force_flags, said, spent):
     "Run a notebook in this process, and leave with 1 if a cell failed; what is printed goes to the file `said`, GB and processor seconds to `spent`."
     with open(said, 'w') as f:
         for fd in 1, 2: os.dup2(f.fileno(), fd)
+    multiprocessing.set_start_method(None, force=True)  # workers of loaders start as they do for a reader, not as this process did
     from nbdev.test import test_nb
     ok,_ = test_nb(path, skip_flags=skip_flags, force_flags=force_flags)
     if sys.platform == 'linux':
