@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metrics', 'run_name', 'run_tflops', 'run_result', 'read_rows', 'write_rows', 'Difference', 'paired_difference',
-           'default_row', 'ablation_table', 'ablation_figure']
+           'default_row', 'published_accuracy', 'ablation_table', 'ablation_figure']
 
 # %% ../../nbs/4_paper/26a_results.ipynb #bd96f4fe
 import csv, json, math, statistics
@@ -139,8 +139,10 @@ def default_row(
     return next((k for k,v in (grid.paper if cfg.scale == 'paper' else grid.small).items() if plain(v)), None)
 
 # %% ../../nbs/4_paper/26a_results.ipynb #579ce955
-def _published(name):
-    "The paper's fine-tuned and linear accuracy by label, from the text of the recipes."
+def published_accuracy(
+    name:str, # One of `grids`
+)->dict: # `(fine-tuned, linear)` by label of a row
+    "The paper's accuracy, from the text of its recipes."
     words = {k: recipe(v).expected.replace(',', '').split() for k,v in grids[name].paper.items()}
     return {k: tuple(float(w[w.index(what) + 1]) for what in ('fine-tuned', 'linear')) for k,w in words.items()}
 
@@ -151,7 +153,7 @@ def ablation_table(
 )->str: # Markdown
     "Make a table: ours, mean and standard deviation over seeds, the paired difference of the fine-tuned accuracy to the default row, and the paper's."
     default = default_row(name, AblateConfig(scale=scale))
-    paper = _published(name)
+    paper = published_accuracy(name)
     lines = [f'| {grids[name].about} | fine-tuned | to default | linear | kNN | seeds | paper: fine-tuned | linear |', '|---' + '|---:'*7 + '|']
     for row in dict.fromkeys([*(r['row'] for r in rows), *paper]):
         mine = [r for r in rows if r['row'] == row]
@@ -173,7 +175,7 @@ def ablation_figure(
     rows:list, # From `read_rows`
 )->Figure: # Closed
     "Plot ours, with every seed, beside the paper's."
-    paper = _published(name)
+    paper = published_accuracy(name)
     ours = {'fine-tuned': 'finetuned', 'linear': 'token_linear'}
     sides = ('ours, small scale', 'the paper: ViT-L, ImageNet')[:2 if paper else 1]
     fig,axs = plt.subplots(1, len(sides), figsize=(7.2, 2.6), dpi=100, layout='constrained', squeeze=False)
