@@ -20,7 +20,6 @@ from ..core.rng import seed_all
 from ..core.device import autocast
 from ..model.cost import forward_flops, memory_estimate
 from ..train.engine import run
-from ..evaluate.watch import FeatureProbes, ReconstructionStrip
 from ..weights.formats import weights_id
 from .base import ImageTask, image_channels
 from .config import PretrainConfig
@@ -124,6 +123,7 @@ class PretrainTask(ImageTask):
 
     def watch(self, images):
         "Prepare the evaluations: probes on training and test images, and a strip of pictures."
+        from mae_nb.evaluate.watch import FeatureProbes, ReconstructionStrip  # and matplotlib: only where they are used
         c,m = self.cfg,self.model.cfg
         test = with_channels(self.load('test'), m.in_chans, m.value_range)
         how = dict(batch_size=c.batch_size, num_workers=c.num_workers, precision=self.precision, image_backend=c.image_backend)
