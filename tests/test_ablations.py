@@ -390,6 +390,11 @@ def test_a_run_of_an_earlier_version_continues(tmp_path, capsys):
     assert any('without' in line and 'predict_ratio' in line for line in said) and len(checkpoints(run)) == 2
 
 @pytest.mark.slow
+def test_a_tokenizer_is_overwritten(tmp_path):
+    flags = ['--output_dir', str(tmp_path/'run'), '--max_steps', '2', '--batch_size', '8', '--vocab_size', '8', '--overwrite', '--device', 'cpu']
+    assert [cli.mae_tokenizer(flags) for _ in range(2)] == [0, 0] and read_jsonl(tmp_path/'run'/'log.jsonl')[-1]['step'] == 2
+
+@pytest.mark.slow
 def test_a_tokenizer_of_photographs(tmp_path):
     "A folder without labels and without test images trains, and is not evaluated."
     for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):

@@ -17,7 +17,7 @@ from .checkpoint import (check_checkpoint, clean_run, hide_weights, latest_check
 # %% ../../nbs/3_training/19_runs.ipynb #e23640a0
 def _is_run(path):
     "Tell a run from any other folder; the name of its `config.json` alone proves nothing."
-    try: return {'data', 'model', 'output_dir', 'seed'} <= set(read_json(Path(path)/'config.json'))
+    try: return {'data', 'output_dir', 'resume', 'seed'} <= set(read_json(Path(path)/'config.json'))
     except (OSError, ValueError, TypeError): return False
 
 def _new_run(path, overwrite=False):
