@@ -70,7 +70,7 @@ def processes(folder, trouble, environments):
             os.environ.update(environ)
             Troubled.trouble = trouble
             sys.stderr = sys.stdout = open(f'{folder}.{environ.get("AS", 0)}.txt', 'a')
-            cfg = replace(tool.small, output_dir=folder, resume='auto')
+            cfg = replace(tool.small, epochs=3, output_dir=folder, resume='auto')
             code = tool.run_guarded('run', lambda: tool.run(Troubled, cfg))
             sys.stdout.flush()
             return code
@@ -171,7 +171,7 @@ from dataclasses import replace
 class Ill(tool.Small):
     def loss(self, forward, x): return super().loss(forward, x)*float('nan')
     def summary(self): return 'begins'
-sys.exit(tool.run_guarded('run', lambda: tool.run(Ill, replace(tool.small, output_dir=sys.argv[2], resume='auto'))))
+sys.exit(tool.run_guarded('run', lambda: tool.run(Ill, replace(tool.small, epochs=3, output_dir=sys.argv[2], resume='auto'))))
 '''
 
 @pytest.mark.slow
