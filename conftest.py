@@ -22,9 +22,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 def server():
-    "Where processes for notebooks come from: one that has imported what all of them need."
+    "Where processes for notebooks and commands come from: one that has imported what all of them need."
     context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
-    if sys.platform == 'linux': context.set_forkserver_preload(['nbdev.test', 'torch', 'timm', 'torchvision', 'matplotlib.pyplot'])
+    if sys.platform == 'linux': context.set_forkserver_preload(['nbdev.test', 'matplotlib.pyplot', 'mae_nb.tasks.pretrain', 'mae_nb.tasks.finetune'])
     return context
 
 def run_cells(path, skip_flags, force_flags, said, spent):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
+from launch import launch
 from mae_nb.cli import mae_data, mae_finetune, mae_knn, mae_linprobe, mae_pretrain, mae_report
 from mae_nb.core.files import read_json, read_jsonl
 from mae_nb.data.augment import EvalDataset
@@ -401,14 +402,12 @@ def test_knn_passes_over_corrupt_images(tmp_path, spoilt, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs gloo')
 def test_one_corrupt_test_image_in_two_processes(tmp_path, spoilt):
-    env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
-    torchrun = [str(BIN/'torchrun'), '--nproc-per-node', '2', '--standalone', '--no-python', str(BIN/'mae_finetune'), '--data', str(spoilt), *FINE, '--batch_size', '2']
-    def run(folder, *flags): return subprocess.run([*torchrun, '--output_dir', str(tmp_path/folder), *flags], env=env, capture_output=True, text=True, timeout=300)
+    def run(folder, *flags): return launch('mae_finetune', '--data', spoilt, *FINE, '--batch_size', 2, '--output_dir', tmp_path/folder, *flags, processes=2)
     r = run('run')
-    assert r.returncode == 0, r.stderr
+    assert r.returncode == 0, r.said
     assert [x['test_skipped'] for x in read_jsonl(tmp_path/'run'/'log.jsonl') if 'top1' in x] == [1]
     r = run('strict', '--max_bad_images', '0')
-    assert r.returncode and 'max_bad_images=0' in r.stderr and not (tmp_path/'strict').exists()
+    assert r.returncode and 'max_bad_images=0' in r.said and not (tmp_path/'strict').exists()
 
 def test_why_none_can_be_read(tmp_path):
     for i in range(4): put(tmp_path, f'{i}.png', data=b'')

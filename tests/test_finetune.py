@@ -1,8 +1,9 @@
 "Evaluation's protocols: each value of a recipe is read back where it acts; runs that are stopped go on; wrong checkpoints are refused."
-import json, math, os, subprocess, sys
+import json, math, os, sys
 from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
+from launch import launch
 from torch import nn
 from mae_nb.tasks import finetune as tuning
 from mae_nb.core.rng import fork_rng, sample_rng
@@ -26,8 +27,6 @@ from mae_nb.recipes import recipe, recipes
 from mae_nb.train import engine
 from mae_nb.train.engine import task_steps
 
-ROOT,BIN = Path(__file__).parent.parent,Path(sys.executable).parent
-ENV = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', PATH=f'{BIN}{os.pathsep}{os.environ["PATH"]}')
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')
 QUIET = dict(log=lambda line: None)
 JUDGES = {n: r.config for n,r in recipes.items() if r.kind != 'pretrain'}
@@ -280,12 +279,11 @@ def test_every_image_counts_once(processes, mae, home):
     if not (home/'three').exists():
         finetune(replace(linprobe_defaults, encoder=mae, max_steps=30, device='cpu', output_dir=home/'three'), **QUIET)
         (home/'two.py').write_text(TWO)
-    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', str(processes), str(home/'two.py'), str(home/'three')],
-                       env=ENV, capture_output=True, text=True, timeout=200)
-    assert r.returncode == 0, r.stderr
+    r = launch(home/'two.py', home/'three', processes=processes)
+    assert r.returncode == 0, r.said
     s = fashion('test')
     alone = evaluate(from_pretrained(home/'three'), TensorImages(s.imgs[:997], s.labels[:997]), batch_size=100)
-    found = json.loads(r.stdout.strip().splitlines()[-1])
+    found = json.loads(next(line for line in r.said.splitlines() if line.startswith('{')))
     assert (found['images'], found['top1'], found['top5']) == (997, alone['top1'], alone['top5'])
     assert found['loss'] == pytest.approx(alone['loss'], abs=1e-9)
 
@@ -340,17 +338,15 @@ def test_two_processes_fine_tune(mae, home):
     flags = ['--encoder', mae, '--max_steps', '8', '--log_every', '1', '--label_fraction', '0.1', '--device', 'cpu', '--effective_batch', '32']
     assert mae_finetune([*flags, '--batch_size', '32', '--output_dir', str(home/'one')]) == 0
     def two(command, *more):
-        r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/command), *flags, '--batch_size', '16', *more],
-                           env=ENV, capture_output=True, text=True, timeout=300)
-        assert r.returncode == 0, r.stderr
+        r = launch(command, *flags, '--batch_size', 16, *more, processes=2)
+        assert r.returncode == 0, r.said
     two('mae_finetune', '--output_dir', str(home/'two'))
     a,b = ([r for r in read_jsonl(home/x/'log.jsonl')] for x in ('one', 'two'))
     assert [r['loss'] for r in a if 'loss' in r] == pytest.approx([r['loss'] for r in b if 'loss' in r], abs=1e-5)
     assert [r['top1'] for r in a if 'top1' in r] == pytest.approx([r['top1'] for r in b if 'top1' in r], abs=0.2)
     two('mae_linprobe', '--output_dir', str(home/'two-probe'))
-    r = subprocess.run([str(BIN/'torchrun'), '--standalone', '--nproc-per-node', '2', '--no-python', str(BIN/'mae_knn'), '--encoder', mae, '--label_fraction', '0.1', '--device', 'cpu',
-                        '--output', str(home/'knn2.json')], env=ENV, capture_output=True, text=True, timeout=200)
-    assert r.returncode == 0, r.stderr
+    r = launch('mae_knn', '--encoder', mae, '--label_fraction', '0.1', '--device', 'cpu', '--output', home/'knn2.json', processes=2)
+    assert r.returncode == 0, r.said
     assert mae_knn(['--encoder', mae, '--label_fraction', '0.1', '--device', 'cpu', '--output', str(home/'knn1.json')]) == 0
     assert json.loads((home/'knn1.json').read_text())['result'] == json.loads((home/'knn2.json').read_text())['result']
 

@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from launch import launch
 from mae_nb.core.files import read_tensors
 from mae_nb.data.bundled import fashion
 from mae_nb.data.augment import PretrainDataset
@@ -18,14 +19,13 @@ def linux(test):
     return pytest.mark.slow(pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')(test))
 
 def command(run, processes, *flags, torchrun=()):
-    launch = [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python'] if processes else []
-    return [*launch, str(BIN/'mae_pretrain'), '--output_dir', str(run), *JOB, *map(str, flags)]
+    return [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python', str(BIN/'mae_pretrain'), '--output_dir', str(run), *JOB, *map(str, flags)]
 
 def pretrain(run, processes, *flags, rc=0):
-    "A run by so many processes (0: without torchrun); its losses."
-    r = subprocess.run(command(run, processes, *flags), env=ENV, capture_output=True, text=True, timeout=300)
-    assert r.returncode == rc, r.stderr
-    return [x['loss'] for x in read_jsonl(run/'log.jsonl')] if rc == 0 else r.stderr
+    "A run by so many processes (0: without a launcher); its losses."
+    r = launch('mae_pretrain', '--output_dir', run, *JOB, *flags, processes=processes)
+    assert r.returncode == rc, r.said
+    return [x['loss'] for x in read_jsonl(run/'log.jsonl')] if rc == 0 else r.said
 
 def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
 
@@ -91,7 +91,7 @@ def test_resume_with_other_processes(alone, home, first, then):
 
 @linux
 def test_another_effective_batch_is_refused(two, home):
-    said = pretrain(home/'two', 2, '--batch_size', '32', '--resume', 'auto', rc=1)
+    said = pretrain(home/'two', 2, '--batch_size', '32', '--resume', 'auto', rc=2)
     assert 'effective_batch=32 is no multiple of batch_size=32 * 2 processes = 64: choose a batch_size that divides 16' in said
 
 @linux

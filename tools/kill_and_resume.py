@@ -8,7 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('TQDM_DISABLE', '1')
-from mae_nb.cli import mae_pretrain  # imported once: each run is a fork of this process
+import mae_nb.tasks.pretrain  # imported once, with torch: each run is a fork of this process
+from mae_nb.cli import mae_pretrain
 
 STEPS,SAVE_EVERY = 120,7
 JOB = ['--max_steps', STEPS, '--batch_size', 16, '--save_every', SAVE_EVERY, '--log_every', 3, '--ema_decay', 0.9, '--device', 'cpu', '--resume', 'auto']
