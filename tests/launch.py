@@ -15,7 +15,7 @@ def _work(name, args, environ, said):
         from mae_nb import cli
         sys.exit(getattr(cli, name)(args))
 
-def _free_port():
+def free_port():
     with socket.socket() as s:
         s.bind(('localhost', 0))
         return s.getsockname()[1]
@@ -23,7 +23,7 @@ def _free_port():
 def start(name, args, processes, home):
     "Start a command (or a script) in so many processes, 0: without a launcher's variables."
     shared = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1')
-    if processes: shared |= dict(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_ADDR='localhost', MASTER_PORT=_free_port())
+    if processes: shared |= dict(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_ADDR='localhost', MASTER_PORT=free_port())
     ranks = [shared | (dict(RANK=r, LOCAL_RANK=r) if processes else {}) for r in range(max(1, processes))]
     words = [str(a) for a in args]
     jobs = [server().Process(target=_work, args=(str(name), words, {k: str(v) for k,v in e.items()}, f'{home}/{i}')) for i,e in enumerate(ranks)]
@@ -32,15 +32,18 @@ def start(name, args, processes, home):
 
 def launch(name, *args, processes=0, timeout=300):
     "Run a command (or a script) to its end; when one process fails, the others get ten seconds. Exit code, and what was said."
+    code = None  # of the first that failed
     with tempfile.TemporaryDirectory() as home:
         jobs = start(name, args, processes, home)
         until = time.time() + timeout
         try:
             while any(j.exitcode is None for j in jobs) and time.time() < until:
-                if any(j.exitcode for j in jobs): until = min(until, time.time() + 10)
+                if code is None and (failed := [j.exitcode for j in jobs if j.exitcode]):
+                    code = failed[0]
+                    until = min(until, time.time() + 10)
                 time.sleep(0.02)
         finally:
             for j in jobs: j.kill()
         for j in jobs: j.join()
         said = ''.join(Path(home, str(i)).read_text() for i in range(len(jobs)))
-    return SimpleNamespace(returncode=next((j.exitcode for j in jobs if j.exitcode), 0), said=said)
+    return SimpleNamespace(returncode=code or next((j.exitcode for j in jobs if j.exitcode), 0), said=said)

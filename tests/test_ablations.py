@@ -260,13 +260,17 @@ def test_watching_changes_nothing(tmp_path):
     write_report(plain, ReportConfig(max_images=200, device='cpu'), lambda line: None)
     assert 'strip.png' not in (plain/'report.html').read_text()
 
+def photographs(folder):
+    "A folder of twelve coloured images, 40 x 40 pixels of noise; its path as text."
+    folder.mkdir()
+    for i,img in enumerate(torch.randint(0, 256, (12, 40, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
+        Image.fromarray(img.numpy()).save(folder/f'{i}.png')
+    return str(folder)
+
 @pytest.mark.slow
 def test_watching_photographs(tmp_path):
     "Without labels and without a test split there are the rank and the pictures."
-    for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
-        (tmp_path/'photos').mkdir(exist_ok=True)
-        Image.fromarray(img.permute(1, 2, 0).numpy()).save(tmp_path/'photos'/f'{i}.png')
-    cfg = PretrainConfig(data=str(tmp_path/'photos'), output_dir=str(tmp_path/'run'), img_size=32, patch_size=8, max_steps=2, batch_size=6, eval_every=1, device='cpu')
+    cfg = PretrainConfig(data=photographs(tmp_path/'photos'), output_dir=str(tmp_path/'run'), img_size=32, patch_size=8, max_steps=2, batch_size=6, eval_every=1, device='cpu')
     run = pretrain(cfg, lambda line: None)
     found = [r for r in read_jsonl(run/'log.jsonl') if 'avg_rank' in r]
     assert len(found) == 1 and 'avg_knn' not in found[0] and (run/'pictures'/'step-00000002.png').is_file()
@@ -397,10 +401,7 @@ def test_a_tokenizer_is_overwritten(tmp_path):
 @pytest.mark.slow
 def test_a_tokenizer_of_photographs(tmp_path):
     "A folder without labels and without test images trains, and is not evaluated."
-    for i,img in enumerate(torch.randint(0, 256, (12, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))):
-        (tmp_path/'photos').mkdir(exist_ok=True)
-        Image.fromarray(img.permute(1, 2, 0).numpy()).save(tmp_path/'photos'/f'{i}.png')
-    cfg = TokenizerConfig(data=str(tmp_path/'photos'), output_dir=str(tmp_path/'run'), vocab_size=8, embed_dim=4, max_steps=2, batch_size=6, device='cpu')
+    cfg = TokenizerConfig(data=photographs(tmp_path/'photos'), output_dir=str(tmp_path/'run'), vocab_size=8, embed_dim=4, max_steps=2, batch_size=6, device='cpu')
     run = train_tokenizer(cfg, lambda line: None)
     assert load_tokenizer(run).cfg.in_chans == 3 and not [r for r in read_jsonl(run/'log.jsonl') if 'perplexity' in r]
 

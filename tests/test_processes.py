@@ -19,7 +19,8 @@ def linux(test):
     return pytest.mark.slow(pytest.mark.skipif(sys.platform != 'linux', reason='needs fork, signals and gloo as Linux has them')(test))
 
 def command(run, processes, *flags, torchrun=()):
-    return [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python', str(BIN/'mae_pretrain'), '--output_dir', str(run), *JOB, *map(str, flags)]
+    launcher = [str(BIN/'torchrun'), '--nproc-per-node', str(processes), '--standalone', *torchrun, '--no-python']
+    return [*launcher, str(BIN/'mae_pretrain'), '--output_dir', str(run), *JOB, *map(str, flags)]
 
 def pretrain(run, processes, *flags, rc=0):
     "A run by so many processes (0: without a launcher); its losses."

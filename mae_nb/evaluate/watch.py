@@ -83,7 +83,7 @@ def fixed_images(
     ids = dict.fromkeys([*spread, *range(min(len(view), 1000))])
     found = (x[0] for i in ids if not isinstance(x := catch_corrupt(view.__getitem__, i), CorruptImage))
     shown = list(islice(found, n))
-    if not shown: raise ValueError(f'none of {len(ids)} {name} can be read: mae_data check lists why')
+    if not shown: raise ValueError(f'none of {len(ids)} {name} can be read: mae_data check lists why (of test images with --split test)')
     h,w = grid_size(cfg.img_size, cfg.patch_size)
     scores = torch.rand(len(shown), h*w, generator=sample_rng(seed, purpose='picture'))
     return normalise(torch.stack(shown), cfg.mean, cfg.std), scores
