@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..core.dist import DistInfo, all_gather_object
 from ..core.device import autocast
 from ..model.classifier import ViTClassifier
+from ..model.kernels import use_fast_kernels
 from ..data.datasets import normalise
 from ..data.augment import EvalDataset
 from ..data.images import CorruptImage, EncodedImageDataset
@@ -109,6 +110,7 @@ def evaluate(
 )->dict: # `images`; `top1` and `top5`, in percent; `loss`, the cross-entropy per image; `skipped`, if some can't be read
     "Evaluate a classifier on resized and centre-cropped images; BatchNorm statistics are those of rank 0."
     training = model.training
+    use_fast_kernels(model, model.cls_token.device, how.get('precision') or 'fp32')
     skipped = skipped or CorruptCounter()
     for b in model.buffers() if world.size > 1 else (): torch.distributed.broadcast(b, 0)
     outputs = predict_batches(model.eval(), dataset, model.cfg, model.cls_token.device, world, skipped=skipped, **how)

@@ -40,6 +40,7 @@ def extract_features(
     "Encode unmasked images with a frozen encoder."
     if pool not in ('avg', 'token', 'both'): raise ValueError(f"pool must be 'avg', 'token' or 'both', got {pool!r}")
     how |= dict(batch_size=batch_size, num_workers=num_workers)
+    use_fast_kernels(model, model.cls_token.device, how.get('precision') or 'fp32')
     def features(imgs):
         enc = model.encode(imgs)
         return dict(avg=enc.patch_mean, token=enc.cls, both=torch.cat([enc.cls, enc.patch_mean], 1))[pool]
@@ -182,7 +183,6 @@ def evaluate_knn(
         if test is None: raise ValueError(f'{cfg.data} has no test images to evaluate on')
         model = from_pretrained(cfg.encoder, 'encoder', world.device, cfg.use_ema)
         precision = resolve_precision(cfg.precision, world.device)
-        use_fast_kernels(model, world.device, precision)
         same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
         extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device', 'max_bad_images'

@@ -15,7 +15,6 @@ from timm.data import ImageNetInfo
 from ..core.config import config_diff
 from ..core.dist import DistInfo, init_distributed, on_rank0
 from ..core.files import read_json, save_json
-from ..model.kernels import use_fast_kernels
 from ..data.images import FolderImages
 from ..data.datasets import load_images
 from ..data.folders import NoSuchSplit
@@ -188,7 +187,6 @@ def run_eval(
     with init_distributed(cfg.device) as world:
         tell = log if world.first else lambda line: None
         model = from_pretrained(cfg.weights, 'classifier', world.device, cfg.use_ema)
-        use_fast_kernels(model, world.device, cfg.precision)
         sets = _eval_sets(cfg, tell)
         results = on_rank0(lambda: _open_results(cfg, weights_id(model)), world)
         parts = results['parts']
