@@ -363,9 +363,10 @@ def test_more_max_steps_prolong(tiny):
     assert steps_of(Path(tiny.output_dir))[-1] == 20
 
 def test_whoever_waits_for_the_others_says_so():
+    port = free_port()
     code = ('from functools import partial; from mae_nb.core import dist; dist._report_wait = partial(dist._report_wait, seconds=0.1)\n'
             'with dist.init_distributed("cpu"): pass')
-    env = ENV | dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(free_port()))
+    env = ENV | dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(port))
     with subprocess.Popen([sys.executable, '-c', code], env=env, stdout=subprocess.PIPE, text=True) as waits:
         line = waits.stdout.readline()
         waits.kill()
