@@ -71,7 +71,7 @@ def show_rows(
     if not rows: raise ValueError(f'nothing has been run of {name} yet: leave show out')
     log(ablation_table(name, rows, cfg.scale))
     picture = Path(cfg.output or f'results/ablation_{name}.csv').with_suffix('.png')
-    ablation_figure(name, rows).savefig(picture)
+    ablation_figure(name, rows, cfg.scale).savefig(picture)
     log(f'written  {picture}')
     return rows
 

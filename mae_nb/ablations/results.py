@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metrics', 'run_name', 'run_tflops', 'run_result', 'read_rows', 'write_rows', 'Difference', 'paired_difference',
-           'default_row', 'published_accuracy', 'ablation_table', 'ablation_figure']
+           'default_row', 'published_accuracy', 'shown_pool', 'ablation_table', 'ablation_figure']
 
 # %% ../../nbs/4_paper/26a_results.ipynb #bd96f4fe
 import csv, json, math, statistics
@@ -146,6 +146,12 @@ def published_accuracy(
     words = {k: recipe(v).expected.replace(',', '').split() for k,v in grids[name].paper.items()}
     return {k: tuple(float(w[w.index(what) + 1]) for what in ('fine-tuned', 'linear')) for k,w in words.items()}
 
+def shown_pool(
+    scale:str, # As in `AblateConfig`
+)->str: # 'token' or 'avg'
+    "Whose probes are shown beside the fine-tuned accuracy: the paper's are of the class token, those of small scale of the mean of patches, which is fine-tuned, too."
+    return 'token' if scale == 'paper' else 'avg'
+
 def ablation_table(
     name:str, # One of `grids`
     rows:list, # From `read_rows`
@@ -153,6 +159,7 @@ def ablation_table(
 )->str: # Markdown
     "Make a table: ours, mean and standard deviation over seeds, the paired difference of the fine-tuned accuracy to the default row, and the paper's."
     default = default_row(name, AblateConfig(scale=scale))
+    pool = shown_pool(scale)
     paper = published_accuracy(name)
     lines = [f'| {grids[name].about} | fine-tuned | to default | linear | kNN | seeds | paper: fine-tuned | linear |', '|---' + '|---:'*7 + '|']
     for row in dict.fromkeys([*(r['row'] for r in rows), *paper]):
@@ -166,17 +173,18 @@ def ablation_table(
             apart = f'{d.mean:+.1f} ± {d.half:.1f}'
         told = [f'{x}' for x in paper.get(row, ('', ''))]
         bold = f'**{row}**' if row == default else row
-        lines.append('| ' + ' | '.join([bold, cell('finetuned'), apart, cell('token_linear'), cell('token_knn'), str(len(mine) or ''), *told]) + ' |')
+        lines.append('| ' + ' | '.join([bold, cell('finetuned'), apart, cell(f'{pool}_linear'), cell(f'{pool}_knn'), str(len(mine) or ''), *told]) + ' |')
     return '\n'.join(lines)
 
 # %% ../../nbs/4_paper/26a_results.ipynb #8c4d0f6b
 def ablation_figure(
     name:str, # One of `grids`
     rows:list, # From `read_rows`
+    scale:str='cluttered', # As in `AblateConfig`
 )->Figure: # Closed
     "Plot ours, with every seed, beside the paper's."
     paper = published_accuracy(name)
-    ours = {'fine-tuned': 'finetuned', 'linear': 'token_linear'}
+    ours = {'fine-tuned': 'finetuned', 'linear': f'{shown_pool(scale)}_linear'}
     sides = ('ours, small scale', 'the paper: ViT-L, ImageNet')[:2 if paper else 1]
     fig,axs = plt.subplots(1, len(sides), figsize=(7.2, 2.6), dpi=100, layout='constrained', squeeze=False)
     for k,(ax,title) in enumerate(zip(axs[0], sides)):
