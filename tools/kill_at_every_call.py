@@ -6,7 +6,7 @@
 A library in front of the system's own (LD_PRELOAD) counts the calls that write, sync, rename, link or remove something in the folder of a run, also
 those of safetensors, which is no Python; at a given one it ends the process, before the call or in the middle of a write, or the disk is full from there on.
 """
-import argparse, ctypes, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, ctypes, json, os, shutil, subprocess, sys, tempfile, time, traceback
 from pathlib import Path
 
 SHIM = r'''
@@ -143,27 +143,31 @@ def make_task():
     small = SmallConfig(epochs=3, save_every=2, log_every=1, keep_checkpoints=1, ema_decay=0.5, device='cpu')
 
 def fork(do):
-    "Call a function in a process of its own; its exit code, and the number of calls it made."
+    "Call a function in a process of its own; its exit code, and what it told: the number of calls it made, or what went wrong."
     out,into = os.pipe()
     pid = os.fork()
     if not pid:
         sys.stdout = sys.stderr = open(os.devnull, 'w')
-        code = do()
-        os.write(into, str(shim.fault_count()).encode())
+        try: code,said = do(), str(shim.fault_count())
+        except Exception: code,said = 99, traceback.format_exc()
+        os.write(into, said.encode())
         os._exit(code)
     os.close(into)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with os.fdopen(out) as f: return code, int(f.read() or 0)
+    with os.fdopen(out) as f: return code, f.read()
 
-def train(folder, k=0, mode=COUNT, trace=-1, **changes):
+def train_here(folder, k=0, mode=COUNT, trace=-1, **changes):
     "Train in a folder, with a fault at call k."
     from dataclasses import replace
-    def do():
-        shim.fault_arm(str(folder).encode(), k, mode, trace)
-        code = run_guarded('run', lambda: run(Small, replace(small, output_dir=str(folder), **(changes or dict(resume='auto'))), lambda line: None))
-        shim.fault_arm(b'', 0, OFF, -1) if mode == FULL else None
-        return code
-    return fork(do)
+    shim.fault_arm(str(folder).encode(), k, mode, trace)
+    code = run_guarded('run', lambda: run(Small, replace(small, output_dir=str(folder), **(changes or dict(resume='auto'))), lambda line: None))
+    if mode == FULL: shim.fault_arm(b'', 0, OFF, -1)
+    return code
+
+def train(folder, k=0, mode=COUNT, trace=-1, **changes):
+    "Train in a folder, in a process of its own."
+    code,said = fork(lambda: train_here(folder, k, mode, trace, **changes))
+    return code, int(said or 0)
 
 def what_is_in(folder):
     "Names and bytes of all files, of a log what doesn't depend on the clock, of a state what doesn't on how often it was resumed."
@@ -184,24 +188,38 @@ def check(folder, least):
     assert step >= least, f'step {least} was saved, and now the newest is {step}'
     return step
 
+def begin_with(folder, state):
+    "Put a folder into a state: that of another folder, or none."
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder.parent/'.run.lock').unlink(missing_ok=True)
+    if state: shutil.copytree(state, folder)
+
+def resume(folder, where, wanted, changes):
+    "Train again, without a fault: what comes out must be what is wanted."
+    code = train_here(folder, **changes)
+    assert code == 0, f'{where}: then exit code {code}'
+    found = what_is_in(folder)
+    assert found.keys() == wanted.keys(), f'{where}: {sorted(found.keys() ^ wanted.keys())}'
+    wrong = [f for f in wanted if found[f] != wanted[f]]
+    assert not wrong and not (folder.parent/'.run.lock').exists(), f'{where}: {wrong} differ'
+
 def scenario(home, name, wanted, begin, mode, every, first=dict(resume='auto'), codes=(137,)):
-    "From a state of the folder: a fault at each call, then again without; what comes out must be what is wanted. Returns the number of points."
+    "From a state of the folder: a fault at each call, then again without, in a new process, which goes on with the fault at the next call. Returns the number of points."
     if only not in name: return 0
     folder,points,least,k = home/'run', 0, 0, 1
-    while True:
-        shutil.rmtree(folder, ignore_errors=True); (home/'.run.lock').unlink(missing_ok=True)
-        if begin: shutil.copytree(begin, folder)
-        code,_ = train(folder, k, mode, **first)
-        if code == 0: break  # it got through: k is past the last call
-        assert code in codes, f'{name}, call {k}: exit code {code}'
+    def fail_at(k):
+        begin_with(folder, begin)
+        return train_here(folder, k, mode, **first)
+    def resume_and_fail(k, again):
+        resume(folder, f'{name}, call {k}', wanted, again)
+        return fail_at(k + every)
+    code,said = fork(lambda: fail_at(k))
+    while code:  # 0: it got through, k is past the last call
+        assert code in codes, said if code == 99 else f'{name}, call {k}: exit code {code}'
         points += 1
         least = check(folder, 0 if first.get('overwrite') else least)
-        code,_ = train(folder, **(first if first.get('overwrite') and (folder/'config.json').exists() else {}))
-        assert code == 0, f'{name}, call {k}: then exit code {code}'
-        found = what_is_in(folder)
-        assert found.keys() == wanted.keys(), f'{name}, call {k}: {sorted(found.keys() ^ wanted.keys())}'
-        wrong = [f for f in wanted if found[f] != wanted[f]]
-        assert not wrong and not (home/'.run.lock').exists(), f'{name}, call {k}: {wrong} differ'
+        again = first if first.get('overwrite') and (folder/'config.json').exists() else {}
+        code,said = fork(lambda: resume_and_fail(k, again))
         k += every
     print(f'{points:4d} points: {name}', flush=True)
     return points
