@@ -8,7 +8,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # tests run side by side, with on
 import pytest
 
 MOST_MEMORY = 3.  # GB that a notebook may take
-LONGEST_FIRST = 'test_site', 'test_processes', 'test_saves', '00_tour', 'test_data', 'test_finetune', 'test_ablations', '10_show', 'test_datatrees', '23_partial'  # so that no process waits for one of them at the end
+LONGEST_FIRST = (  # so that no process waits for one of them at the end
+    'test_saves test_site test_processes 00_tour test_finetune 10_show test_data test_ablations test_datatrees 23_partial 22_linprobe 51_cli 07b_tokenizer '
+    '27_robustness 21_finetune 20_pretrain 15_distributed 20b_evaluation 26b_ablate 19f_tokenizer 24_knn').split()
 
 def pytest_addoption(parser):
     parser.addoption('--flags', nargs='*', default=[], help='test flags (settings.ini, tst_flags) of cells to run')
