@@ -149,6 +149,10 @@ def test_colab_finds_the_project(path):
     first = next(c for c in code if 'default_exp' not in c)
     assert "if 'google.colab' in sys.modules" in first and f'%cd -q /content/mae_nb/{path.parent.relative_to(ROOT).as_posix()}' in first
 
+def test_every_chapter_is_in_the_table_of_contents():
+    text = ''.join(''.join(c['source']) for c in json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells'])
+    assert not [p.name for p in (ROOT/'nbs').glob('[0-9]*/*.ipynb') if f'({p.relative_to(ROOT/"nbs").as_posix()})' not in text]
+
 def test_readme_is_of_this_index():
     r = run('tools/readme.py', '--check'); assert r.returncode == 0, r.stderr
 
