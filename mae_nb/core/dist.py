@@ -7,7 +7,7 @@ __all__ = ['accumulation_steps', 'DistInfo', 'init_distributed', 'all_gather_sca
            'shard_model', 'compile_blocks', 'ParallelModel', 'Interrupted', 'SignalHandler', 'StopVote']
 
 # %% ../../nbs/3_training/15_distributed.ipynb #e5d6eb43
-import hashlib, os, pickle, re, signal, threading, time, warnings
+import faulthandler, gc, hashlib, os, pickle, re, sys, signal, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,7 @@ def accumulation_steps(
     total = effective_batch or one*(accum_iter or 1)
     if total % processes: raise ValueError(f'effective_batch={total} does not split evenly among {processes} processes')
     if accum_iter is None and total % one:
-        raise ValueError(f'effective_batch={total} is no multiple of {made}: '
-                         f'choose a batch_size that divides {total//processes}')
+        raise ValueError(f'effective_batch={total} is no multiple of {made}: choose a batch_size that divides {total//processes}')
     if accum_iter and total != one*accum_iter:
         raise ValueError(f'effective_batch={total}, but accum_iter={accum_iter} * {made} make {one*accum_iter}: '
                          'leave accum_iter out to have it derived')
@@ -71,9 +70,8 @@ def _own_device(device, told):
 def _say_launch(told, device, log):
     "Tell who started the processes, and what was derived."
     if told['rank'] or 'LOCAL_RANK' in os.environ: return
-    who = 'RANK and WORLD_SIZE' if told['how'] == 'torchrun' else told['how']
     gpu = 'rank modulo their number' if told['local'] is None else 'rank on the machine'
-    log(f'started  {told["size"]} processes, by {who}; they meet at {told["host"]}:{told["port"]}'
+    log(f'started  {told["size"]} processes, by {told["how"].replace("torchrun", "RANK and WORLD_SIZE")}; they meet at {told["host"]}:{told["port"]}'
         + (f'; each takes the GPU of its {gpu}' if device.type == 'cuda' else ''))
 
 def _meet(told):
@@ -121,6 +119,7 @@ def init_distributed(
         common.set('given up', str(e))  # a restart would come to the same
         raise
     dist.barrier()
+    gc.collect()  # a replicated model goes before its group: in the other order it waits, with Python's lock, for a thread that waits for the lock
     dist.destroy_process_group()  # after an error the others may be gone: then the process just ends
 
 # %% ../../nbs/3_training/15_distributed.ipynb #0eedca1c
@@ -217,6 +216,7 @@ class SignalHandler:
     seen = 0 # Number of the signal that was received; 0 for none
     raises = False # Does a signal raise `Interrupted` where it is received?
     def __enter__(self):
+        if sys.__stderr__ and not faulthandler.is_enabled(): faulthandler.enable(sys.__stderr__)  # signals get a stack of their own: see `onednn_is_sound`
         wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         self.old = {s: signal.signal(s, self.note) for s in wanted}
         return self

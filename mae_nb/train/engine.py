@@ -231,6 +231,23 @@ def told_prolonged(
     return (f'longer   {task.total_steps} steps, {before.total_steps} before: the schedule is stretched, '
             f'the learning rate after step {info["step"]} is {now:.3g} instead of {was:.3g}')
 
+def _train(task_type, cfg, dist, signals, log):
+    "Train in the folder of a run, which nobody else uses; the folder. Nothing of the model outlives the call, so nothing outlives the processes' group."
+    if not dist.first: log = lambda line: print(f'rank {dist.rank}: {line}')
+    checkpoint,info = on_rank0(lambda: find_checkpoint(cfg.resume, cfg.output_dir, log), dist)
+    if info: cfg = completed(cfg, info, on_rank0(lambda: read_json(checkpoint/'model.json'), dist))
+    task = task_type(cfg, dist)
+    folder = on_rank0(lambda: open_run(cfg, task, checkpoint, info, log), dist)
+    if dist.first: log(task.summary())
+    state = init_state(task)
+    if checkpoint:
+        load_state(task, state, checkpoint, info)
+        if dist.first: log(f'resumed  {checkpoint} after step {state.step}')
+        if dist.first and (told := told_prolonged(task, info)): log(told)
+    Trainer(task, state, folder, signals, info['window'] if info else (), log).train()
+    if dist.first: log(f'saved    {folder}: {", ".join(sorted(p.name for p in folder.glob("[!.]*")))}')
+    return folder
+
 def run(
     task_type, # Class of the task, called with `(cfg, dist)`
     cfg, # Configuration, a frozen dataclass
@@ -238,17 +255,4 @@ def run(
 )->Path: # Folder of the run
     "Train a task into the folder of its run, from the beginning or from a checkpoint, alone or under any launcher."
     with init_distributed(cfg.device, log) as dist, SignalHandler() as signals, run_lock(cfg.output_dir, dist.first):
-        if not dist.first: log = lambda line: print(f'rank {dist.rank}: {line}')
-        checkpoint,info = on_rank0(lambda: find_checkpoint(cfg.resume, cfg.output_dir, log), dist)
-        if info: cfg = completed(cfg, info, on_rank0(lambda: read_json(checkpoint/'model.json'), dist))
-        task = task_type(cfg, dist)
-        folder = on_rank0(lambda: open_run(cfg, task, checkpoint, info, log), dist)
-        if dist.first: log(task.summary())
-        state = init_state(task)
-        if checkpoint:
-            load_state(task, state, checkpoint, info)
-            if dist.first: log(f'resumed  {checkpoint} after step {state.step}')
-            if dist.first and (told := told_prolonged(task, info)): log(told)
-        Trainer(task, state, folder, signals, info['window'] if info else (), log).train()
-        if dist.first: log(f'saved    {folder}: {", ".join(sorted(p.name for p in folder.glob("[!.]*")))}')
-    return folder
+        return _train(task_type, cfg, dist, signals, log)
