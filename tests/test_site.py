@@ -147,11 +147,10 @@ def test_the_map_names_every_table_and_figure_of_the_paper(site):
     assert {str(n) for n in range(1, 12)} <= figures
 
 # --- in a browser ---
+TOO_WIDE = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
 def test_every_page_is_whole_and_asks_nobody(site, tab):
     "No message of an error, no request outside, no formula in red, nothing to scroll sideways on a phone, no picture without a text."
-    from playwright.sync_api import TimeoutError
     found = []
-    too_wide = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
     tab.on('console', lambda m: found.append((tab.url, m.text)) if m.type == 'error' else None)
     tab.on('pageerror', lambda e: found.append((tab.url, str(e))))
     tab.on('request', lambda r: found.append((tab.url, r.url)) if not r.url.startswith(('file:', 'data:')) else None)
@@ -159,13 +158,23 @@ def test_every_page_is_whole_and_asks_nobody(site, tab):
     assert len(pages(site)) > 80
     for page in pages(site):
         visit(tab, site, page)
-        try: tab.wait_for_function(f'{too_wide} <= 0', timeout=3000)  # scripts that draw buttons and icons may still be at work
-        except TimeoutError: found.append((page, f'{tab.evaluate(too_wide)} pixels too wide'))
+        if (wide := tab.evaluate(TOO_WIDE)) > 0: found.append((page, f'{wide} pixels too wide'))
         red = tab.evaluate('[...document.querySelectorAll(".katex-error")].map(e => e.textContent)')
         raw = tab.evaluate('[...document.querySelectorAll(".math")].filter(e => !e.querySelector(".katex")).length')
         dumb = tab.evaluate('[...document.querySelectorAll("article img")].filter(e => !e.alt || !e.complete || !e.naturalWidth).length')
         if red or raw or dumb: found.append((page, red, f'{raw} formulas as text', f'{dumb} pictures missing or without a text'))
     assert not found
+
+@pytest.mark.parametrize('scripts', [True, False])
+def test_the_smallest_phone(site, browser, scripts):
+    "The row of buttons fits, also before scripts have drawn the icons, or without them."
+    context = browser.new_context(viewport=dict(width=320, height=640))
+    tab = context.new_page()
+    if not scripts: tab.route('**/*.js*', lambda route: route.abort())
+    for page in ('index.html', 'tour.html', '3_training/lists.html'):
+        visit(tab, site, page)
+        assert tab.evaluate(TOO_WIDE) == 0, page
+    context.close()
 
 def test_search_finds_a_symbol(site, tab):
     visit(tab, site, 'search.html?q=random_masking')

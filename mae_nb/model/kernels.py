@@ -39,8 +39,9 @@ class FastLinear(nn.Linear):
         if not (fp32 and there and self.bias is not None and x.numel()): return super().forward(x)
         return _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
 
+# %% ../../nbs/2_model/04b_kernels.ipynb #fc1cf86a
 @cache
-def onednn_is_sound()->bool: # With 3.12 and later, of torch 2.14; with 3.7, of torch 2.8 to 2.10, one of two runs that were sent four signals had its memory overwritten
+def onednn_is_sound()->bool: # From oneDNN 3.12 on, which torch 2.14 has
     "Tell whether a signal that comes while oneDNN computes a product in fp32 leaves memory as it is."
     found = re.search(r'MKL-DNN v(\d+)\.(\d+)', torch.__config__.show())
     return bool(found) and tuple(map(int, found.groups())) >= (3, 12)

@@ -231,6 +231,7 @@ def told_prolonged(
     return (f'longer   {task.total_steps} steps, {before.total_steps} before: the schedule is stretched, '
             f'the learning rate after step {info["step"]} is {now:.3g} instead of {was:.3g}')
 
+# %% ../../nbs/3_training/19b_engine.ipynb #34530898
 def _train(task_type, cfg, dist, signals, log):
     "Train in the folder of a run, which nobody else uses; the folder. Nothing of the model outlives the call, so nothing outlives the processes' group."
     if not dist.first: log = lambda line: print(f'rank {dist.rank}: {line}')
