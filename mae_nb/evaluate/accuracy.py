@@ -110,10 +110,11 @@ def evaluate(
 )->dict: # `images`; `top1` and `top5`, in percent; `loss`, the cross-entropy per image; `skipped`, if some can't be read
     "Evaluate a classifier on resized and centre-cropped images; BatchNorm statistics are those of rank 0."
     training = model.training
-    use_fast_kernels(model, model.cls_token.device, how.get('precision') or 'fp32')
+    device = next(model.parameters()).device
+    use_fast_kernels(model, device, how.get('precision') or 'fp32')
     skipped = skipped or CorruptCounter()
     for b in model.buffers() if world.size > 1 else (): torch.distributed.broadcast(b, 0)
-    outputs = predict_batches(model.eval(), dataset, model.cfg, model.cls_token.device, world, skipped=skipped, **how)
+    outputs = predict_batches(model.eval(), dataset, model.cfg, device, world, skipped=skipped, **how)
     try: found = accuracy(outputs, world, classes, restrict)
     finally: model.train(training)
     n = check_unreadable(skipped, world)
