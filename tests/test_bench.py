@@ -12,6 +12,7 @@ SMALL = dict(step=StepBench('mae_vit_micro_patch4', batch_size=2, precision='fp3
              loader=LoaderBench(images=4, kilobytes=20, passes=1, batch_size=2, num_workers=1, rounds=1),
              end2end=EndToEndBench(images=4, kilobytes=20, batch_size=2, steps=2, num_workers=0, rounds=1, device='cpu'))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', benches)
 def test_bench_writes_all_of_it(tmp_path, name):
     file,said = tmp_path/'result.json',[]
@@ -28,6 +29,7 @@ def test_bench_command_rejects(capsys, flags, said):
     except SystemExit as e: code = e.code
     assert code == 2 and said in ' '.join(capsys.readouterr().err.split())
 
+@pytest.mark.slow
 def test_bench_command(tmp_path):
     flags = '--model mae_vit_nano_patch4 --ratios 0.9 --sizes 28 --depths 4 --rounds 1 --device cpu --output'.split()
     assert mae_bench(['tokens', *flags, str(tmp_path/'x.json')]) == 0

@@ -395,6 +395,7 @@ def test_corrupt_images_are_skipped(spoilt):
         assert len(said) == 2 and all('00004.jpg' in s or '00007.jpg' in s for s in said)
     assert all(torch.equal(a, b) for a,b in zip(*runs)) and len(runs[0]) == 6
 
+@pytest.mark.slow
 def test_too_many_corrupt_images(spoilt, tmp_path, capsys):
     flags = ['--data', spoilt, '--model', 'mae_vit_tiny_patch16', '--batch_size', 8, '--img_size', 64, '--epochs', 1, '--warmup_epochs', 0, '--device', 'cpu', '--mean', '0.5,0.5,0.5', '--std', '0.3,0.3,0.3']
     assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'a', '--max_bad_images', 1)]) == 2

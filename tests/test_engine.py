@@ -36,6 +36,7 @@ def far(a, b): return max(abs(x - y) for x,y in zip(a, b, strict=True))
 def plain(): return losses()
 
 def test_accumulation(plain): assert far(plain, losses(batch_size=8, accum_iter=4)) < 1e-5
+@pytest.mark.slow
 def test_effective_batch_derives_accumulation(plain): assert losses(batch_size=8, effective_batch=32) == losses(batch_size=8, accum_iter=4)
 def test_checkpointed_activations(plain): assert far(plain, losses(grad_checkpointing=True)) < 1e-5
 @pytest.mark.slow
@@ -77,6 +78,7 @@ def test_b5_sharded_blocks_are_all_compiled(monkeypatch):
     assert counters['stats']['unique_graphs'] >= 12
 
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
+@pytest.mark.slow
 def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
 def test_clipping_bites(plain): assert far(plain, losses(clip_grad=0.05)) > 1e-3
 def test_seed_matters(plain): assert far(plain, losses(seed=1)) > 1e-3
@@ -95,6 +97,7 @@ def test_masks_per_image():
     assert imgs.shape[0] == scores.shape[0] == 32
     assert torch.equal(imgs[0], imgs[3]) and not torch.equal(imgs[0], imgs[4])
 
+@pytest.mark.slow
 def test_accumulation_with_a_worker():
     "The memory of a batch is used again only after its gradients are taken."
     how = dict(batch_size=4, accum_iter=8, max_steps=4, image_backend='pil')  # images in memory need no workers
@@ -304,6 +307,7 @@ def test_a_full_disk(tmp_path):
     assert r.returncode == 3 and 'cannot write' in r.stderr and 'model.safetensors' in r.stderr, r.stderr
     assert list((run/'checkpoints').iterdir()) == [] and not (run/'model.safetensors').exists()
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_later(run, finished, monkeypatch, capsys):
     "The third save fails: the second checkpoint is whole, and the run goes on from it when there is room again."
     back_to(run, 4)

@@ -187,6 +187,7 @@ def test_mixup_targets(mae):
         if not torch.allclose(x, blend, atol=1e-4): assert ((x == own) | (x == own.flip(0))).all()  # each pixel is one image's
     assert kinds == {'mixup', 'cutmix'}
 
+@pytest.mark.slow
 def test_randaugment_survives_posterize():
     "Many images through the paper's policy, also of one channel: none fails."
     for c in 1, 3:
@@ -419,6 +420,7 @@ def test_the_encoder_is_not_overwritten(mae, home, capsys):
         assert 'starts from' in refused(capsys, mae_finetune, '--encoder', encoder, '--output_dir', run, '--overwrite')
     assert (run/'model.safetensors').read_bytes() == before
 
+@pytest.mark.slow
 def test_a_classifier_is_no_autoencoder(whole, capsys):
     assert mae_report([str(whole)]) == 2
     assert 'mae_eval' in capsys.readouterr().err

@@ -161,6 +161,7 @@ def test_other_target_is_told(grey, tmp_path):
     assert 'its decoder predicted raw pixels, and goes on with normalised ones' in task.summary() and task.model.cfg.norm_pix_loss
     assert PretrainTask(PretrainConfig(init_from=tmp_path/'own', device='cpu')).model.cfg.norm_pix_loss is False
 
+@pytest.mark.slow
 def test_resume_does_not_read_the_weights_again(grey, tmp_path):
     "They may be gone; and the end is that of an uninterrupted run."
     job = dict(init_from=str(tmp_path/'own'), warmup_epochs=0., batch_size=32, save_every=2, device='cpu', img_size=(32, 32))

@@ -162,6 +162,7 @@ def test_memory_and_loader_make_the_same_batches(kind):
     for processes,accum_iter in (2, 1), (4, 1), (2, 2): assert joined(fast, processes, accum_iter) == whole
     assert joined(slow, 1) == joined(slow, 2) == joined(slow, 1, workers=2) == whole
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sampling,masks', [('random', 1), ('random', 2), ('block', 1), ('block', 2), ('grid', 1)])
 def test_masks_are_the_same_either_way(sampling, masks):
     how = dict(seed=3, masks=masks, score=mask_scores(sampling, (4, 6), 0.75))

@@ -55,6 +55,7 @@ def test_b11_no_pixels_where_images_are_large(tmp_path, capsys):
     kinds = [f'{e} encoder, {pool}' for e in ('untrained', 'pre-trained') for pool in ('class token', 'mean of patches')]
     assert [r['features'] for r in kept['rows']] == kinds and len(kept['notes']) == 2
 
+@pytest.mark.slow
 def test_fine_tuned_runs_are_listed(tmp_path, capsys):
     make_set(tmp_path/'set', 40, 20, size=16, classes=2)
     shape = dict(model='mae_vit_nano_patch4', img_size=(16, 16))

@@ -289,6 +289,7 @@ def test_measured_statistics_are_kept(tiny, monkeypatch):
     for _ in range(2): quietly(replace(tiny, resume='auto'))
     with pytest.raises(ValueError, match='mean: now'): quietly(replace(tiny, resume='auto', mean=(0.5,)*3, std=(0.5,)*3))
 
+@pytest.mark.slow
 def test_the_last_window_is_logged(tiny):
     "B20: of 20 steps in windows of 9, the last two; and the clock goes on (B13)."
     quietly(replace(tiny, log_every=9))
@@ -356,6 +357,7 @@ def test_weights_without_checkpoints_are_not_replaced(tiny):
     with pytest.raises(ValueError, match='shows weights, but it has no checkpoints'): quietly(replace(tiny, epochs=2, resume='auto'))
     assert (run/'model.safetensors').read_bytes() == before
 
+@pytest.mark.slow
 def test_more_max_steps_prolong(tiny):
     quietly(replace(tiny, max_steps=4))
     assert any(l.startswith('longer   6 steps, 4 before') for l in quietly(replace(tiny, max_steps=6, resume='auto')))
@@ -363,6 +365,7 @@ def test_more_max_steps_prolong(tiny):
     quietly(replace(tiny, resume='auto'))
     assert steps_of(Path(tiny.output_dir))[-1] == 20
 
+@pytest.mark.slow
 def test_whoever_waits_for_the_others_says_so():
     port = free_port()
     code = ('from functools import partial; from mae_nb.core import dist; dist._report_wait = partial(dist._report_wait, seconds=0.1)\n'
