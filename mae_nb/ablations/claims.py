@@ -127,6 +127,11 @@ def claim_difference(
     return paired_difference(rows, claim.row, claim.other, claim.metric) if seeds[0] & seeds[1] else None
 
 # %% ../../nbs/4_paper/26c_ablations.ipynb #d7f8374f
+def _excluded(claim, found):
+    "How large a difference, in the directions that a claim forbids, the interval excludes; nothing below zero."
+    ends = [found.half - found.mean] + [found.half + found.mean]*(claim.expects == 'same')
+    return max(0., *ends)
+
 def claim_line(
     claim:Claim, # What is claimed
     found:Difference|None, # From `claim_difference`
@@ -134,10 +139,10 @@ def claim_line(
     "Write a row of the table."
     digits = 3 if claim.metric == 'loss' else 1
     named = f'{claim.expects}, margin {claim.margin:g}' if claim.expects in ('same', 'not lower') else claim.expects
-    paper = ' / '.join(f'{x:g}' for x in claim_numbers(claim)) or 'no number'
+    paper = '\u00a0/\u00a0'.join(f'{x:.1f}' for x in claim_numbers(claim)) or 'no number'
     ours = excluded = ''
-    if found: ours = f'{found.mean:+.{digits}f} ± {found.half:.{digits}f}'
-    if found and 'margin' in named: excluded = f'{max(found.half - found.mean, found.half + found.mean if claim.expects == "same" else 0):.{digits}f}'
+    if found: ours = f'{found.mean:+.{digits}f}\u00a0±\u00a0{found.half:.{digits}f}'
+    if found and 'margin' in named: excluded = f'{_excluded(claim, found):.{digits}f}'
     verdict = claim_verdict(claim, found)
     cells = (claim.grid, claim.words, f'{claim.row} against {claim.other}', claim.metric, named, paper, ours, excluded, verdict)
     return '| ' + ' | '.join(cells) + ' |'
