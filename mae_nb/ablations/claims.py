@@ -9,7 +9,7 @@ __all__ = ['verdicts', 'claims', 'Claim', 'claim_verdict', 'claim_numbers', 'cla
 import math
 from typing import Literal, NamedTuple
 from .grids import grids
-from .results import Difference, paired_difference, published_accuracy, shown_pool
+from .results import Difference, paired_difference, published_accuracy
 
 # %% ../../nbs/4_paper/26c_ablations.ipynb #ef772c28
 class Claim(NamedTuple):
@@ -118,11 +118,10 @@ def claim_numbers(
 def claim_difference(
     claim:Claim, # What is claimed
     rows:list, # From `read_rows`, of its grid
-    scale:str='cluttered', # As in `AblateConfig`
+    probe:str='avg_linear', # The one of `metrics` that stands for linear probing; the paper's is of the class token, `'token_linear'`
 )->Difference|None: # None if there is no seed of both rows
     "Compare the claim's two rows, seed by seed."
-    linear = f'{shown_pool(scale)}_linear'
-    if claim.metric in ('linear', 'gap'): rows = [r | dict(linear=r[linear], gap=r[linear] - r['finetuned']) for r in rows]
+    if claim.metric in ('linear', 'gap'): rows = [r | dict(linear=r[probe], gap=r[probe] - r['finetuned']) for r in rows]
     seeds = [{r['seed'] for r in rows if r['row'] == label} for label in (claim.row, claim.other)]
     return paired_difference(rows, claim.row, claim.other, claim.metric) if seeds[0] & seeds[1] else None
 

@@ -23,7 +23,7 @@ def muon_flops(
     for D,depth in (cfg.embed_dim, cfg.depth), (cfg.decoder_embed_dim, cfg.decoder_depth):
         H = int(D*cfg.mlp_ratio)
         for a,b in (3*D, D), (D, D), (H, D), (D, H):  # qkv, projection, MLP
-            r,q = min(a, b), max(a, b)
+            r,q = sorted((a, b))
             total += depth*iterations*(4*r*r*q + 2*r**3)
     return total
 
@@ -75,6 +75,7 @@ class Multiplier(NamedTuple):
     @property
     def qualifies(self): return self.low > 1 and not self.under # Does the option save compute, beyond the spread of the seeds?
 
+# %% ../../nbs/4_paper/26d_compute.ipynb #ac0d18c4
 def row_tflops(
     row:dict, # From `read_rows`
 )->float: # In 10^12
