@@ -70,9 +70,23 @@ class IGPTConfig(RelativeConfig):
     colours:int = 16 # colours of the palette, which k-means finds; the paper has 512
     objective:Literal['causal', 'bert'] = 'causal' # predict each pixel from those before it, or the masked ones from the others
     mask_ratio:float = 0.15 # with objective bert: probability that a pixel is masked
-    embed_dim:int = 96 # width
-    depth:int = 4 # blocks
+    embed_dim:int = 96 # width; 512 to 3072 in the paper
+    depth:int = 4 # blocks; 24 to 60 in the paper
     num_heads:int = 3 # attention heads
+    epochs:int = 4 # training epochs
+    batch_size:int = 64 # images per process and forward pass; 128 in the paper
+    blr:float = 1.2e-2 # base learning rate: lr = blr * effective batch / 256; the paper's 3e-3 at a batch of 64
+    warmup_epochs:float = 0.25 # epochs of linear warm-up; 1 in the paper
+    weight_decay:float = 0. # AdamW's weight decay; none is stated in the paper
+    eval_every:int = 1 # epochs between evaluations on the test images; the end counts, too
+
+    may_change = resumable_fields | {'eval_every'}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
+
+    def _at_least(self): return super()._at_least() | dict(colours=2, embed_dim=4, depth=1, num_heads=1, eval_every=1)
 
 # %% ../../nbs/5_relatives/40_config.ipynb #2380bdc8
 @dataclass(frozen=True)
