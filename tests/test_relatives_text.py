@@ -241,19 +241,20 @@ def test_harmonic_surfaces_obey_the_mean_value_property():
     assert (mean - x)[hidden[:,None] == 1].abs().max() < 1e-4 and x.min() > -1e-4 and x.max() < 1 + 1e-4
 
 def test_linear_prediction_is_least_squares():
-    "On noise of a known covariance, no other weights have a smaller error; here those that a regression finds."
+    "On noise of a known covariance no other weights have a smaller error; here those that a regression finds."
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(4000, 1, 6, 6, generator=g)
-    x = (x + x.roll(1, 3) + x.roll(1, 2))/3
-    x[:,:,:,0],x[:,:,0] = torch.randn(4000, 1, 6, generator=g)/3**0.5,torch.randn(4000, 1, 6, generator=g)/3**0.5
-    mask = torch.zeros(4000, 36)
-    mask[:,21] = 1  # one pixel inside
-    found = linear_fill(x, mask, 1, autocovariance(x, 0.), 0., n=35, noise=0.)[:,21,0]
-    flat = x.flatten(1)
-    rest = flat[:,[i for i in range(36) if i != 21]]
-    best = rest @ torch.linalg.lstsq(rest, flat[:,21:22]).solution
-    errors = [(p.flatten() - flat[:,21]).square().mean().item() for p in (found, best)]
-    assert errors[1] <= errors[0] < 1.1*errors[1] < 0.8*flat[:,21].var().item()
+    rho,x = 0.8,[torch.randn(20_000, generator=g)]
+    for _ in range(11): x.append(rho*x[-1] + (1 - rho**2)**0.5*torch.randn(20_000, generator=g))
+    x = torch.stack(x, 1)
+    far = torch.arange(24.)
+    cov = rho**torch.minimum(far, 24 - far).expand(2, -1)
+    mask = torch.zeros(len(x), 12)
+    mask[:,3:6] = 1
+    rest = x[:,[0, 1, 2, *range(6, 12)]]
+    best = rest @ torch.linalg.lstsq(rest, x[:,3:6]).solution
+    found = linear_fill(x[:,None,None], mask, 1, cov, 0., noise=0.)[:,3:6,0]
+    errors = [(p - x[:,3:6]).square().mean().item() for p in (found, best)]
+    assert errors[1] <= errors[0] < 1.01*errors[1]
 
 def test_colours_are_predicted_apart():
     g = torch.Generator().manual_seed(0)
@@ -309,8 +310,8 @@ def test_the_tool_completes_its_table(story, tmp_path):
     r = go()
     assert r.returncode == 0, r.stderr
     rows = list(csv.DictReader(open(tmp_path/'density.csv', newline='')))
-    assert [(r['start'], r['ratio']) for r in rows] == [('input', ''), ('trained', '0.5'), ('untrained', '')]
-    assert rows[1]['steps'] == '2' and float(rows[1]['nats']) > 0 and rows[1]['masked'] == '0.5'
+    assert [(r['start'], r['ratio']) for r in rows] == [('input', ''), ('neighbours', '0.5'), ('trained', '0.5'), ('untrained', '')]
+    assert rows[2]['steps'] == '2' and float(rows[2]['nats']) > 0 and rows[2]['masked'] == '0.5' and float(rows[1]['explained']) > 0
     before = (tmp_path/'density.csv').read_text()
     assert go().returncode == 0 and (tmp_path/'density.csv').read_text() == before  # nothing is left to do
     assert 'of other settings' in go('--epochs', '3').stderr

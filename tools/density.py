@@ -7,7 +7,8 @@ Images are the bundled garments, the text is the King James Bible (`apt-get inst
 (`--data book`), or a file. A kind is trained for the same number of epochs at each ratio. Measured are, on held-out data with
 fixed masks of the same ratio, the fraction of the variance that is explained (and of the entropy that is removed, for words),
 and, on frozen features of unmasked data, kNN and ridge regression: the class of a garment, the part of the text of a passage.
-Rows without a ratio are for comparison: the untrained encoder of each seed, and raw pixels and counts of words.
+Other rows are for comparison: the untrained encoder of each seed, raw pixels and counts of words, and what the nearest visible
+pixels and words explain without any encoder.
 
 What is done is not done again: runs are kept in a folder and go on where they were stopped, and rows that are in the table
 stay. Several processes, with one thread each, work beside each other. All 42 runs take about an hour of one core.
@@ -65,6 +66,12 @@ class Images:
         mean = model.to_patches(train)[0].mean((0, 1))
         return dict(masked=round(mask.mean().item(), 4), explained=explained_patches(pred, patches, mask, mean))
 
+    def neighbours(self, ratio):
+        "What the nearest visible pixels explain, by linear prediction."
+        from mae_nb.relatives.neighbours import image_baselines
+        train,test = (s.imgs/255 for s in self.sets())
+        return dict(explained=image_baselines(train, test[::4], 4, ratio)['linear'])
+
 class Text:
     "BERTs on a text."
     def __init__(self, args):
@@ -102,6 +109,11 @@ class Text:
         masks = max(1, round(0.3*test.seq_len/removed))
         return dict(masked=round(removed/test.seq_len, 4), **explained_words(*predict_masked(model, test, ratio, masks), unigram(train)))
 
+    def neighbours(self, ratio):
+        "What the nearest visible words explain, by bigrams."
+        from mae_nb.relatives.neighbours import text_baselines
+        return text_baselines(*self.sets(), ratio)['bigrams']
+
 KINDS = {'image': Images, 'text': Text}
 
 def row(key, args):
@@ -119,8 +131,10 @@ def row(key, args):
         log = read_jsonl(f'{cfg.output_dir}/log.jsonl')
         found |= dict(epochs=cfg.epochs, steps=log[-1]['step'], seconds=next(r['seconds'] for r in log[::-1] if 'seconds' in r))
         found |= of.predicted(model, ratio, seed)
-    else: model = of.untrained(seed) if start == 'untrained' else None
-    found |= of.probed(model, seed)
+    elif start == 'untrained': model = of.untrained(seed)
+    else: model = None
+    if start == 'neighbours': found |= of.neighbours(ratio)
+    else: found |= of.probed(model, seed)
     m = environment(args.device)
     made_on = {k: m[k] for k in ('device', 'cpu', 'threads', 'python', 'commit')} | {k: m['versions'][k] for k in ('torch', 'timm')}
     return {k: round(v, 5) if isinstance(v, float) else v for k,v in {**found, **made_on}.items()}
@@ -129,7 +143,9 @@ def wanted(args):
     "The keys of all rows: first those of the first seed, so that a table is of use early."
     for seed in args.seeds:
         for kind in args.kinds:
-            if seed == args.seeds[0]: yield kind, 'input', '', seed
+            if seed == args.seeds[0]:
+                yield kind, 'input', '', seed
+                yield from ((kind, 'neighbours', r, seed) for r in args.ratios)
             yield kind, 'untrained', '', seed
             yield from ((kind, 'trained', r, seed) for r in args.ratios)
 
