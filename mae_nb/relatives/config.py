@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RelativeConfig', 'PatchRelativeConfig', 'StackConfig', 'DenoiseConfig', 'IGPTConfig', 'MPPConfig', 'BEiTConfig',
-           'TuneConfig']
+           'TextConfig', 'BertConfig', 'TuneConfig']
 
 # %% ../../nbs/5_relatives/40_config.ipynb #7934053d
 from dataclasses import dataclass
 from typing import Literal
+from ..core.config import check_fields, to_text
 from ..tasks.config import FinetuneConfig, RunConfig, default_model, resumable_fields
 
 # %% ../../nbs/5_relatives/40_config.ipynb #b4cfc65a
@@ -109,6 +110,77 @@ class BEiTConfig(PatchRelativeConfig):
     min_block:int = 16 # smallest area of a block, in patches
     layer_scale:float = 0.1 # initial value of the layer scale; 1e-5 for ViT-L
     drop_path:float = 0. # stochastic depth: probability that the last block's branches are dropped; rises linearly from 0
+
+# %% ../../nbs/5_relatives/40_config.ipynb #cd804a52
+@dataclass(frozen=True)
+class TextConfig:
+    "What a training run on text has."
+    data:str = 'book' # 'book' (the prose of the notebooks), 'bible' (Debian's package bible-kjv), or a text file
+    output_dir:str = 'runs/text' # folder of the run; a new one, unless resumed or overwritten
+    overwrite:bool = False # replace the run that is in output_dir
+    resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
+    seq_len:int = 64 # words of a sequence
+    vocab_size:int = 2000 # words of the vocabulary
+    epochs:int = 30 # training epochs
+    max_steps:int|None = None # maximum number of optimiser steps
+    batch_size:int = 64 # sequences per process and forward pass
+    accum_iter:int|None = None # forward passes per optimiser step; derived from effective_batch, or 1, if not given
+    effective_batch:int|None = None # sequences per optimiser step; batch_size * accum_iter * processes if not given
+    blr:float = 8e-3 # base learning rate: lr = blr * effective batch / 256
+    min_lr:float = 0. # learning rate at the end
+    warmup_epochs:float = 2. # epochs of linear warm-up
+    weight_decay:float = 0.05 # AdamW's weight decay
+    clip_grad:float|None = None # largest norm of the gradient; not clipped if not given
+    ema_decay:float|None = None # decay of an exponential moving average of the weights; none is kept if not given
+    seed:int = 0 # random seed
+    precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
+    compile:bool = False # torch.compile the model: slower to start, faster to run
+    grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
+
+# %% ../../nbs/5_relatives/40_config.ipynb #98b6e459
+@dataclass(frozen=True)
+class BertConfig(TextConfig):
+    "A run of BERT: masked-language modelling. The defaults train a small one on the prose of the notebooks in minutes, on a CPU."
+    output_dir:str = 'runs/bert' # folder of the run; a new one, unless resumed or overwritten
+    mask_ratio:float = 0.15 # masking ratio: fraction of the words that is masked
+    replace_by_mask:float = 0.8 # fraction of the masked words that [MASK] replaces; 1 is the analogue of masked patches
+    replace_by_other:float = 0.1 # fraction of these that a random word replaces; the rest stays as it is
+    positions:Literal['learned', 'sincos'] = 'learned' # positional embeddings
+    embed_dim:int = 96 # width
+    depth:int = 4 # blocks
+    num_heads:int = 3 # attention heads
+    eval_every:int|None = 10 # epochs between evaluations on the test text; the end counts, too; none if not given
+    log_every:int = 10 # steps between log records
+    tensorboard:bool = False # also write TensorBoard logs
+    save_every:int|None = None # steps between checkpoints; every epoch if not given
+    keep_checkpoints:int = 2 # checkpoints to keep
+    milestone_epochs:int|None = None # keep the checkpoint of every Nth epoch permanently
+    device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
+
+    may_change = resumable_fields | {'eval_every'}
+    mean = std = None # of pixels, of which there are none
+    fsdp = False # every process has the whole model
+    num_workers = 0 # text is in memory
+
+    def __post_init__(self): _check_bert(self)
+
+# %% ../../nbs/5_relatives/40_config.ipynb #fc5d56f2
+def _check_bert(c):
+    "Raise `ValueError` for values that can't be, or contradict each other."
+    for k in ('data', 'output_dir', 'resume', 'device'): to_text(c, k)
+    ones = 'epochs max_steps batch_size accum_iter effective_batch embed_dim depth num_heads eval_every log_every save_every keep_checkpoints milestone_epochs'
+    zeros = 'blr min_lr warmup_epochs weight_decay clip_grad ema_decay seed'
+    check_fields(c, dict.fromkeys(ones.split(), 1) | dict.fromkeys(zeros.split(), 0) | dict(seq_len=2, vocab_size=4))
+    if c.embed_dim % c.num_heads: raise ValueError(f'embed_dim={c.embed_dim} is no multiple of num_heads={c.num_heads}')
+    if c.embed_dim % 2: raise ValueError(f'embed_dim must be even (sine and cosine), got {c.embed_dim}')
+    if not 0 < c.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {c.mask_ratio}')
+    if not 1 <= int(c.seq_len*(1 - c.mask_ratio)) < c.seq_len:
+        raise ValueError(f'mask_ratio={c.mask_ratio} must mask some of the {c.seq_len} words, not all')
+    if min(c.replace_by_mask, c.replace_by_other) < 0 or c.replace_by_mask + c.replace_by_other > 1:
+        raise ValueError(f'replace_by_mask and replace_by_other are fractions of the masked words, got {c.replace_by_mask} and {c.replace_by_other}')
+    if c.ema_decay is not None and not c.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {c.ema_decay}')
+    if c.clip_grad == 0: raise ValueError('clip_grad must be above 0: leave it out, and nothing is clipped')
+    if c.resume and c.overwrite: raise ValueError('resume continues a run, overwrite removes it: give one of them')
 
 # %% ../../nbs/5_relatives/40_config.ipynb #79aa6df6
 @dataclass(frozen=True)
