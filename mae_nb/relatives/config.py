@@ -99,17 +99,38 @@ class MPPConfig(PatchRelativeConfig):
     replace_by_other:float = 0.1 # fraction of these that another patch's embedding replaces; the rest stays as it is
     bits:int = 3 # of the mean colour, for each channel
 
-# %% ../../nbs/5_relatives/40_config.ipynb #be1941b0
+    def __post_init__(self):
+        super().__post_init__()
+        self._in_unit('replace_by_mask', 'replace_by_other')
+        if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
+        if self.replace_by_mask + self.replace_by_other > 1:
+            raise ValueError(f'replace_by_mask={self.replace_by_mask} and replace_by_other={self.replace_by_other} must be at most 1 together')
+
+    def _at_least(self): return super()._at_least() | dict(bits=1)
+
+# %% ../../nbs/5_relatives/40_config.ipynb #44d69058
 @dataclass(frozen=True)
 class BEiTConfig(PatchRelativeConfig):
     "A run of BEiT. The defaults train a small one on the bundled images in minutes, on a CPU; the tokenizer is to be given."
     output_dir:str = 'runs/beit' # folder of the run; a new one, unless resumed or overwritten
     tokenizer:str|None = None # a run of mae_tokenizer, or a file with the state_dict of DALL-E's encoder
-    mask_ratio:float = 0.4 # largest fraction of masked patches
+    mask_ratio:float = 75/196 # fraction of masked patches, for blocks the largest: 75 of 196 in BEiT's code, 0.4 in its text
     mask_sampling:Literal['block', 'block_paper', 'random'] = 'block' # how masked patches are drawn: blocks as in BEiT's code, as in the paper's text, or at random
-    min_block:int = 16 # smallest area of a block, in patches
+    min_block:int|None = None # smallest area of a block, in patches; 16 of 196, in proportion, if not given
     layer_scale:float = 0.1 # initial value of the layer scale; 1e-5 for ViT-L
     drop_path:float = 0. # stochastic depth: probability that the last block's branches are dropped; rises linearly from 0
+    min_lr:float = 1e-5 # learning rate at the end
+    clip_grad:float|None = 3. # largest norm of the gradient; 1 for ViT-L
+    betas:tuple[float,float] = (0.9, 0.999) # AdamW's
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
+        if not self.layer_scale > 0: raise ValueError(f'layer_scale must be above 0, got {self.layer_scale}')
+        if not self.drop_path < 1: raise ValueError(f'drop_path must be below 1, got {self.drop_path}')
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas): raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
+
+    def _at_least(self): return super()._at_least() | dict(min_block=1, layer_scale=0, drop_path=0)
 
 # %% ../../nbs/5_relatives/40_config.ipynb #cd804a52
 @dataclass(frozen=True)
