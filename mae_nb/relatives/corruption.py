@@ -21,7 +21,7 @@ def more_uniform(
     stream:int=0, # Different streams are independent
 )->Tensor: # Uniform in [0, 1), `(B, n)`
     "Expand the few random numbers of an image into many; the same few give the same many."
-    if scores.ndim != 2 or scores.shape[1] < 3: raise ValueError(f'scores must be (B, n) with at least three an image, got {tuple(scores.shape)}')
+    if scores.ndim != 2 or scores.shape[1] < 3: raise ValueError(f'scores must be (B, n), n at least three, got {tuple(scores.shape)}')
     a,b,c = (scores[:,:3].float()*2**24).long().T[...,None]
     block = torch.arange((n + 3)//4, device=scores.device)
     return uniform(philox((block, a, b, c), (stream, 0)).flatten(1)[:,:n])
@@ -94,11 +94,13 @@ def corrupt(
     latent:PatchLatent=None, # With kind pca_gaussian: where the noise is added
 )->Corrupted: # Corrupted units `(B, N, k)`, and which they are `(B, N)`
     "Corrupt an input; all that is random comes from the scores (Vincent et al., 2010, section 3.3; Chen et al., 2024)."
+    shape,given = (tuple(t.shape) for t in (x, scores))
     if kind not in corruptions: raise ValueError(f'kind must be one of {corruptions}, got {kind!r}')
-    if x.ndim != 3 or len(scores) != len(x): raise ValueError(f'x must be (B, N, k), with scores (B, ...), got {tuple(x.shape)} and {tuple(scores.shape)}')
-    if (kind == 'pca_gaussian') != (latent is not None): raise ValueError(f'kind pca_gaussian and a latent belong together, got kind {kind} and latent {latent}')
+    if len(shape) != 3 or shape[0] != given[0]: raise ValueError(f'x must be (B, N, k), with scores (B, ...), got {shape} and {given}')
+    if (kind == 'pca_gaussian') != (latent is not None):
+        raise ValueError(f'kind pca_gaussian and a latent belong together, got kind {kind} and latent {latent}')
     if kind.endswith('gaussian'): return _add_noise(x, amount, scores, latent)
-    if scores.shape != x.shape[:2]: raise ValueError(f'{kind} needs a score per unit, {tuple(x.shape[:2])}, got {tuple(scores.shape)}')
+    if shape[:2] != given: raise ValueError(f'{kind} needs a score per unit, {shape[:2]}, got {given}')
     return _mask_or_salt(x, kind, amount, scores, span)
 
 # %% ../../nbs/5_relatives/41_corruption.ipynb #62cfd699
