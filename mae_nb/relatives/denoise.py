@@ -20,7 +20,6 @@ from ..model.blocks import run_blocks
 from ..model.config import mae_config
 from ..model.cost import forward_flops
 from ..model.mae import MaskedAutoencoderViT
-from ..model.masking import num_keep
 from ..model.patches import unpatchify
 from ..tasks.base import ImageTask, image_channels
 from ..train.engine import run
@@ -109,18 +108,12 @@ class DenoiseTask(ImageTask):
         seed_all(c.seed)
         self.model = self.place(DenoisingViT(m))
         L,D = math.prod(self.model.grid),m.patch_size**2*channels
-        self.check_amount(L*D if c.of == 'pixels' else L)
         self.dataset = PretrainDataset(images, m.img_size, L, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images))
         self.flops_per_image = 3*forward_flops(replace(m, loss_on='all'), 0.)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (mean, std)]
         self.span = [((v - self.stats[0])/self.stats[1]).repeat(m.patch_size**2) for v in (0., 1.)]
         self.latent = self.fit_latent(D) if c.corruption == 'pca_gaussian' else None
-
-    def check_amount(self, units):
-        c = self.cfg
-        if not c.corruption.endswith('gaussian') and c.amount and num_keep(units, c.amount) == units:
-            raise ValueError(f'amount={c.amount} corrupts none of {units} {c.of}: raise it')
 
     def fit_latent(self, D, most=500):
         "Fit the principal components of patches on training images, the same in each process and after each start."
