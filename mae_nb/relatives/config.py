@@ -32,35 +32,68 @@ class PatchRelativeConfig(RelativeConfig):
     def _at_least(self): return super()._at_least() | dict(patch_size=1)
 
 # %% ../../nbs/5_relatives/40_config.ipynb #1437a66a
+def _check_corruption(c):
+    "Raise `ValueError` for an amount of corruption that is none, and for emphasis where nothing is told apart."
+    if len(c.emphasis) != 2 or min(c.emphasis) < 0 or max(c.emphasis) == 0: raise ValueError(f'emphasis must be two weights, not below 0 and not both 0, got {c.emphasis}')
+    alpha,beta = c.emphasis
+    if c.corruption.endswith('gaussian'):
+        if alpha != beta: raise ValueError(f'gaussian noise corrupts every number, so emphasis={c.emphasis} has nothing to tell apart: leave it out')
+        return
+    if not c.amount < 1: raise ValueError(f'amount is a fraction with corruption={c.corruption}, in [0, 1), got {c.amount}')
+    if c.amount == 0 and beta == 0: raise ValueError(f'emphasis={c.emphasis} counts corrupted inputs alone, and amount=0 corrupts none')
+
+# %% ../../nbs/5_relatives/40_config.ipynb #0517a99a
 @dataclass(frozen=True)
 class StackConfig(RelativeConfig):
     "A stack of denoising autoencoders, trained layer by layer. The defaults train a small one on the bundled images in a minute, on a CPU."
     output_dir:str = 'runs/stack' # folder of the run; a new one, unless resumed or overwritten
-    hidden:tuple[int,...] = (500, 500) # units of each layer, from the first on
+    img_size:tuple[int,int] = (28, 28) # image side or HxW, in pixels
+    hidden:tuple[int,...] = (500, 500) # units of each layer, from the first on; the last is a multiple of 4
     corruption:Literal['gaussian', 'masking', 'salt_pepper'] = 'masking' # how the input of the layer that is trained is corrupted
-    amount:float = 0.25 # fraction of the inputs that is corrupted; for gaussian, the standard deviation
+    amount:float = 0.25 # fraction of the inputs that is corrupted; for gaussian, the standard deviation; 0 is a plain autoencoder
     tied:bool = True # use the transpose of the encoder's weights in the decoder
-    loss:Literal['cross_entropy', 'squared'] = 'cross_entropy' # of inputs in [0, 1]
+    loss:Literal['cross_entropy', 'squared'] = 'cross_entropy' # error of an input in [0, 1], with a sigmoid on the output; or the squared one, without
     emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other inputs
-    epochs:int = 10 # training epochs of all layers together, the same for each
+    epochs:int = 20 # training epochs of all layers together, the same for each
     batch_size:int = 64 # images per process and forward pass
     blr:float = 0.4 # base learning rate of plain SGD: lr = blr * effective batch / 256
-    warmup_epochs:float = 0. # epochs of linear warm-up
-    weight_decay:float = 0. # of SGD
+    warmup_epochs:float = 0. # epochs of linear warm-up, of each layer
+    weight_decay:float = 0. # none: what regularises is the noise
     augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'none' # data augmentation, as in pre-training
     flip:bool = False # random horizontal flip
 
-# %% ../../nbs/5_relatives/40_config.ipynb #0517a99a
+    def __post_init__(self):
+        super().__post_init__()
+        _check_corruption(self)
+        if self.mean: raise ValueError('a stacked autoencoder takes pixels in [0, 1]: leave out mean and std')
+        if not self.hidden or min(self.hidden) < 1: raise ValueError(f'hidden must have the units of at least one layer, got {self.hidden}')
+        if self.epochs < len(self.hidden): raise ValueError(f'epochs={self.epochs} are shared by {len(self.hidden)} layers: give at least as many')
+        for k in ('weight_decay', 'fsdp'):
+            if getattr(self, k): raise ValueError(f'{k} is not for layers that are trained one by one, got {getattr(self, k)}')
+    def _at_least(self): return super()._at_least() | dict(amount=0)
+
+# %% ../../nbs/5_relatives/40_config.ipynb #ae0f24ac
 @dataclass(frozen=True)
 class DenoiseConfig(PatchRelativeConfig):
     "A ViT as a denoising autoencoder: all patches are encoded, corrupted. The defaults train a small one on the bundled images in minutes, on a CPU."
     output_dir:str = 'runs/denoise' # folder of the run; a new one, unless resumed or overwritten
     corruption:Literal['gaussian', 'masking', 'salt_pepper', 'pca_gaussian'] = 'gaussian' # how images are corrupted; pca_gaussian adds the noise to the principal components of patches (l-DAE)
-    of:Literal['patches', 'pixels'] = 'patches' # what is corrupted or not, as a whole; gaussian noise is added to all pixels
-    amount:float = 0.75 # fraction of the patches or pixels that is corrupted; for gaussian noise, the largest standard deviation, of normalised pixels
-    components:int = 16 # with pca_gaussian: principal components that are kept
-    emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other patches; (1, 0) is the loss of the masked autoencoder
+    of:Literal['patches', 'pixels'] = 'patches' # what is masked, or salt and pepper, as a whole; gaussian noise is of its own for each number
+    amount:float = 0.75 # fraction of the patches or pixels that is corrupted; for gaussian noise, the largest standard deviation, of normalised pixels; l-DAE has 1.414
+    noise_levels:Literal['uniform', 'single'] = 'uniform' # gaussian noise: a standard deviation for each image, uniform up to amount, or amount for all; l-DAE compares both
+    noise_weight:bool = True # gaussian noise: weight an image's error by 1/(1 + variance of its noise), as l-DAE does
+    components:int = 4 # with pca_gaussian: principal components of a patch that are kept; l-DAE has 16 of 768
+    rest_weight:float = 0.1 # with pca_gaussian: weight of the error outside these components, as in l-DAE; 1 counts all pixels alike
+    emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other patches or pixels; (1, 0) is the loss of the masked autoencoder
     norm_pix_loss:bool = False # predict normalised pixels
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_corruption(self)
+        self._in_unit('rest_weight')
+        if self.norm_pix_loss and self.corruption == 'pca_gaussian' and self.rest_weight != 1:
+            raise ValueError(f'rest_weight={self.rest_weight} is about components of pixels, and norm_pix_loss predicts others: give rest_weight=1')
+    def _at_least(self): return super()._at_least() | dict(amount=0, components=1, rest_weight=0)
 
 # %% ../../nbs/5_relatives/40_config.ipynb #9469fbb3
 @dataclass(frozen=True)

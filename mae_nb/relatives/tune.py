@@ -40,9 +40,9 @@ def layer_states(
     return [seen[k][:,1:] for k in names]
 
 def _probed(model, imgs):
-    "The features of all depths, side by side, `(B, (depth + 1)*D)`."
+    "The features of all depths, `(B, D)` each; widths may differ."
     norm = getattr(model, 'state_norm', lambda l, x: F.layer_norm(x, x.shape[-1:]))
-    return torch.cat([norm(l, x).mean(1) for l,x in enumerate(layer_states(model, imgs))], 1)
+    return [norm(l, x).mean(1) for l,x in enumerate(layer_states(model, imgs))]
 
 # %% ../../nbs/5_relatives/40b_tune.ipynb #539489d4
 def layer_features(
@@ -53,8 +53,13 @@ def layer_features(
 )->tuple[list,Tensor]: # `depth + 1` tensors `(N, D)`, and labels `(N,)`
     "Extract the features of every depth from a whole data set."
     device = next(model.parameters()).device
-    rows,labels = predict_all(lambda imgs: _probed(model, imgs), dataset, model.cfg, device, world, **how)
-    return list(rows.split(model.cfg.embed_dim, 1)), labels
+    widths = []
+    def side_by_side(imgs):
+        found = _probed(model, imgs)
+        widths[:] = [f.shape[1] for f in found]
+        return torch.cat(found, 1)
+    rows,labels = predict_all(side_by_side, dataset, model.cfg, device, world, **how)
+    return list(rows.split(widths, 1)), labels
 
 def probe_layers(
     model:nn.Module, # A relative or a masked autoencoder, in evaluation mode
@@ -115,7 +120,16 @@ class RelativeClassifier(nn.Module):
         if blocks not in (None, 0): raise ValueError(f'trainable_blocks of a relative is 0 (the head alone) or not given (everything), got {blocks}')
         self.requires_grad_(blocks is None)
         self.head.requires_grad_(True)
+        if blocks is None: self.freeze_unused()
         return self
+    def freeze_unused(self):
+        "Freeze what the logits don't depend on, such as a decoder: a replicated model needs a gradient for all that is trained."
+        every = list(self.parameters())
+        training = self.training
+        blank = torch.zeros(1, self.cfg.in_chans, *self.cfg.img_size, device=every[0].device)
+        grads = torch.autograd.grad(self.eval()(blank).sum(), every, allow_unused=True)
+        for p,g in zip(every, grads): p.requires_grad_(g is not None)
+        self.train(training)
     def set_grad_checkpointing(self, on:bool=True): self.encoder.set_grad_checkpointing(on)
     def no_weight_decay(self)->set: return set()
     def group_matcher(self, coarse:bool=False)->dict: # For timm's layer decay

@@ -65,7 +65,7 @@ def load_state_dict_all(
         for key,value in (moments or {}).items():
             name,kind = key.rsplit('.', 1)
             state['state'][name][kind] = value
-        dcp.set_optimizer_state_dict(model, optimizer, state, options=options)
+        if any(optimizer.state.values()): dcp.set_optimizer_state_dict(model, optimizer, state, options=options)  # plain SGD has none
     dcp.set_model_state_dict(model, dict(weights), options=options)
 
 # %% ../../nbs/3_training/16_checkpoint.ipynb #6a994e5f
