@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_knn', 'mae_tokenizer',
-           'mae_eval', 'mae_convert', 'mae_data', 'mae_bench', 'run_guarded', 'command', 'mae_ablate', 'mae_report',
-           'with_parts']
+           'mae_eval', 'mae_convert', 'mae_relative', 'mae_data', 'mae_bench', 'run_guarded', 'command', 'mae_ablate',
+           'mae_report', 'with_parts']
 
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
 import inspect, os, re, sys
@@ -24,6 +24,7 @@ from .data.config import DatasetConfig, IndexConfig, PackConfig
 from .bench.config import benches
 from .ablations.grids import AblateConfig
 from .recipes import describe, recipe
+from .relatives.config import BEiTConfig, BertConfig, DenoiseConfig, IGPTConfig, MPPConfig, StackConfig, TuneConfig
 
 registry = tyro.constructors.ConstructorRegistry() # rules for the types that are read in another way than tyro's
 style = dict(use_underscores=True, config=(OmitArgPrefixes,), registry=registry) # of every command line
@@ -51,6 +52,7 @@ def _one_word(info):
         return _spec(bool | None, '[yes|no|none]', lambda word='yes': values[word], words.get, tuple(values), (0, 1))
     if get_origin(info.type) is not tuple or str in inner: return None
     if inner == (int, int): return _spec(tuple, 'HxW', _size, lambda v: f'{v[0]}x{v[1]}')
+    if inner == (int, ...): return _spec(tuple, 'N,N', lambda word: tuple(map(int, word.split(','))), lambda v: ','.join(map(str, v)))
     return _spec(tuple, 'X,Y,Z', lambda word: tuple(map(float, word.split(','))), lambda v: ','.join(map(str, v)))
 
 # %% ../nbs/7_engine/51_cli.ipynb #d4c40bc3
@@ -205,6 +207,29 @@ def with_parts(
         if part not in parts: return tyro.extras.subcommand_cli_from_dict(parts, args=[part, *rest], **how)
         tyro.cli(parts[part], args=rest, **how | dict(prog=f'{prog} {part}', description=parts[part].__doc__))
     return _start(prog, about, parse, set().union(*map(_taken_by, parts.values())))
+
+# %% ../nbs/7_engine/51_cli.ipynb #rel01456
+_relatives = dict(
+    stack=('relatives.stack:train_stack', StackConfig, 'Train a stack of denoising autoencoders, layer by layer.'),
+    denoise=('relatives.denoise:train_denoise', DenoiseConfig, 'Train a ViT as a denoising autoencoder.'),
+    igpt=('relatives.igpt_run:train_igpt', IGPTConfig, 'Train iGPT: predict pixels one by one, or masked ones.'),
+    mpp=('relatives.mpp:train_mpp', MPPConfig, 'Train by masked patch prediction, as in the ViT paper.'),
+    beit=('relatives.beit_run:train_beit', BEiTConfig, 'Train BEiT: predict the tokens of masked patches.'),
+    bert=('relatives.bert_run:train_bert', BertConfig, 'Train BERT on a text.'),
+    tune=('relatives.tune:tune', TuneConfig, 'Train a classifier on the encoder of any of them.'))
+
+def _family(prog, about, kinds):
+    "Make a command whose parts train: each takes a recipe, and flags that change it."
+    trains = {k: _trains(f'{prog} {k}', target, cls, lambda *_, cls=cls: cls(), what) for k,(target,cls,what) in kinds.items()}
+    listed = with_parts(prog, about, **{k: _caller(*how) for k,how in kinds.items()})
+    def start(argv=None):
+        args = sys.argv[1:] if argv is None else list(argv)
+        return trains[args[0]](args[1:]) if args and args[0] in trains else listed(args)
+    start.__name__ = prog
+    start.__doc__ = about
+    return start
+
+mae_relative = _family('mae_relative', 'Train a relative of the masked autoencoder, or fine-tune one.', _relatives)
 
 # %% ../nbs/7_engine/51_cli.ipynb #2f87487d
 def _index(config:IndexConfig):

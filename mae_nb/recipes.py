@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['recipes', 'table8', 'in_table8', 'tpus', 'vit', 'in_release', 'v100s', 'not_measured', 'small', 'few_labels',
            'table9', 'in_table9', 'table10', 'in_table10', 'in_table12', 'in_fig9', 'in_table11', 'table6', 'in_table6',
-           'Recipe', 'register', 'accuracy_text', 'recipe', 'describe']
+           'igpt', 'in_igpt', 'beit', 'in_beit', 'Recipe', 'register', 'accuracy_text', 'recipe', 'describe']
 
 # %% ../nbs/4_paper/25_recipes.ipynb #867c49ee
 import json
 from dataclasses import asdict, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from .core.config import did_you_mean
 from .model.config import imagenet_mean, imagenet_std
-from .tasks.config import FinetuneConfig, PretrainConfig, linprobe_defaults
+from .relatives.config import BEiTConfig, DenoiseConfig, IGPTConfig, MPPConfig, StackConfig
+from .tasks.config import FinetuneConfig, PretrainConfig, RunConfig, linprobe_defaults
 
 # %% ../nbs/4_paper/25_recipes.ipynb #eb3adee2
 class Recipe(NamedTuple):
     "A configuration with what is known about it."
-    config:PretrainConfig|FinetuneConfig # Its values; `data` is to be given by whoever runs it
-    kind:Literal['pretrain', 'finetune', 'linprobe', 'partial'] # The command that runs it, without `mae_`
+    config:RunConfig # Its values; `data` is to be given by whoever runs it
+    kind:str # The command that runs it, without `mae_`: 'pretrain', 'finetune', 'linprobe', 'partial', 'relative igpt', ...
     source:str # Where its values are published
     expected:str # Reported results
     hardware:str = 'not reported' # Hardware of the reported run
@@ -42,7 +43,7 @@ def register(
     expected:str, # Reported results
     hardware:str='not reported', # Hardware of the reported run
     hours:str='not reported', # Duration of the reported run
-    kind:str='pretrain', # `'pretrain'`, `'finetune'`, `'linprobe'` or `'partial'`
+    kind:str='pretrain', # Command that runs it, without `mae_`
     base=table8, # Configuration that it derives from
     **values # Fields that differ
 )->None:
@@ -197,6 +198,34 @@ for name,tops in table6.items():
         register(f'paper_{name}_vit_{size}', in_table6, f'{name} top-1 {top} (Table 6)', kind='finetune', base=table9,
                  encoder=f'runs/paper_vit_{size}_1600_norm_pix', model=vit[size], data=name, epochs=epochs,
                  drop_path=path)
+
+# %% ../nbs/4_paper/25_recipes.ipynb #relrec02
+igpt = IGPTConfig(data='imagenet', img_size=(32, 32), colours=512, embed_dim=1536, depth=48, num_heads=16, epochs=100, warmup_epochs=1., batch_size=8,
+                  effective_batch=128, blr=6e-3, weight_decay=0., crop_scale_min=0.35, num_workers=10)
+in_igpt = 'iGPT (Chen et al., 2020): a million steps of 128; learning rate 0.003, one of those that were searched; crops are ours, no weight decay is stated'
+for size,width,depth,heads,linear in ('s', 512, 24, 8, 41.9), ('m', 1024, 36, 8, 54.5), ('l', 1536, 48, 16, 60.3):
+    register(f'igpt_{size}', in_igpt, f'ImageNet-1K top-1: linear {linear}, of the best layer', kind='relative igpt', base=igpt,
+             embed_dim=width, depth=depth, num_heads=heads)
+register('igpt_l_48', in_igpt, 'ImageNet-1K top-1: linear 65.2, of the best layer', kind='relative igpt', base=igpt, img_size=(48, 48))
+register('igpt_l_bert', in_igpt, 'ImageNet-1K top-1: linear 6 below the causal one', kind='relative igpt', base=igpt, objective='bert')
+
+beit = BEiTConfig(data='imagenet', model=vit['base'], mean=(0.5,)*3, std=(0.5,)*3, tokenizer='dalle_encoder.pth', epochs=800, warmup_epochs=10., batch_size=64,
+                  effective_batch=2048, blr=1.875e-4, min_lr=1e-5, weight_decay=0.05, clip_grad=3., drop_path=0.1, layer_scale=0.1,
+                  augment='color_jitter', crop_scale_min=0.08, num_workers=10)
+in_beit = "BEiT (Bao et al., 2022), and its code: learning rate 1.5e-3 at a batch of 2048; with the state_dict of DALL-E's encoder"
+register('beit_base', in_beit, 'ImageNet-1K top-1: fine-tuned 83.2, linear 56.7 of the 9th layer', '16 V100', '120', 'relative beit', beit)
+register('beit_large', in_beit, 'ImageNet-1K top-1: fine-tuned 85.2, linear 52.1 of the last layer, 73.5 of the 14th', kind='relative beit', base=beit,
+         model=vit['large'], layer_scale=1e-5, clip_grad=1.)
+
+# %% ../nbs/4_paper/25_recipes.ipynb #relrec03
+register('mpp_vit_base', 'ViT paper, appendix B.1.2: Adam, learning rate 2e-4 at a batch of 4096; there on JFT, and 14 epochs of it', 'ImageNet-1K top-1: fine-tuned 79.9 at 384 pixels',
+         kind='relative mpp', base=MPPConfig(data='imagenet', model=vit['base'], mean=(0.5,)*3, std=(0.5,)*3, epochs=320, warmup_epochs=32., batch_size=64,
+                                             effective_batch=4096, blr=1.25e-5, weight_decay=0., crop_scale_min=0.05, num_workers=10))
+register('sdae_mnist', 'Vincent et al., 2010: three layers, a quarter of the inputs masked; learning rate 0.1 at a batch of 20 and 15 epochs a layer as in the Deep Learning Tutorials',
+         'MNIST: test error 1.28 %, fine-tuned', kind='relative stack',
+         base=StackConfig(data='MNIST', hidden=(1000, 1000, 1000), amount=0.25, epochs=45, batch_size=20, blr=1.28))
+for name,base in dict(denoise=DenoiseConfig(), igpt=IGPTConfig(), mpp=MPPConfig(), beit=BEiTConfig(tokenizer='runs/tokenizer'), stack=StackConfig()).items():
+    register(f'fashion_{name}', 'ours: the default configuration', not_measured, kind=f'relative {name}', base=base)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05
 def recipe(

@@ -88,7 +88,8 @@ def test_report_of_no_run(tmp_path, capsys):
     assert mae_report([str(tmp_path)]) == 2 and 'is no run' in capsys.readouterr().err
 
 COMMANDS = Path(__file__).parent/'commands.txt'
-PARTS = dict(mae_data=('pack', 'check', 'stats', 'index'), mae_bench=('step', 'tokens', 'loader', 'end2end'))
+PARTS = dict(mae_relative=('stack', 'denoise', 'igpt', 'mpp', 'beit', 'bert', 'tune'), mae_data=('pack', 'check', 'stats', 'index'),
+             mae_bench=('step', 'tokens', 'loader', 'end2end'))
 NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_tokenizer', 'mae_ablate', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert',
          *(f'{c} {part}' for c,parts in PARTS.items() for part in parts)]
 
@@ -108,7 +109,7 @@ def test_commands_are_as_written_down(capsys, monkeypatch):
     text = '\n'.join(line for name in NAMES for line in [*flags(name, capsys), ''])
     if os.environ.get('UPDATE'): COMMANDS.write_text(text, encoding='utf-8')
     assert text == COMMANDS.read_text(encoding='utf-8')
-    assert text.count('--recipe') == 4 and '  --mask_ratio FLOAT = 0.75\n' in text and '  --encoder STR = (required)\n' in text
+    assert text.count('--recipe') == 11 and '  --mask_ratio FLOAT = 0.75\n' in text and '  --encoder STR = (required)\n' in text
 
 LAZY = 'import sys; before = set(sys.modules); {}; print(sorted({{"torch", "timm", "torchvision", "numpy"}} & set(sys.modules)))'
 
