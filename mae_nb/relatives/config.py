@@ -56,7 +56,7 @@ class StackConfig(RelativeConfig):
     emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other inputs
     epochs:int = 20 # training epochs of all layers together, the same for each
     batch_size:int = 64 # images per process and forward pass
-    blr:float = 0.4 # base learning rate of plain SGD: lr = blr * effective batch / 256
+    blr:float = 1.28 # base learning rate of plain SGD: lr = blr * effective batch / 256; 0.1 for 20 images, as in the Deep Learning Tutorials
     warmup_epochs:float = 0. # epochs of linear warm-up, of each layer
     weight_decay:float = 0. # none: what regularises is the noise
     augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'none' # data augmentation, as in pre-training

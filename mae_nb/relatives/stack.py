@@ -67,7 +67,8 @@ class StackedDAEConfig(ViTConfig):
 
     def __post_init__(self):
         hidden = tuple(self.hidden)
-        if not hidden or not all(type(n) is int and n > 0 for n in hidden): raise ValueError(f'hidden must be the units of each layer, got {hidden}')
+        if not hidden or not all(type(n) is int and n > 0 for n in hidden):
+            raise ValueError(f'hidden must be the units of each layer, got {hidden}')
         sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size
         as_vit = dict(hidden=hidden, embed_dim=hidden[-1], depth=len(hidden), num_heads=1, patch_size=math.gcd(*sides))
         for k,v in as_vit.items(): object.__setattr__(self, k, v)
@@ -121,13 +122,14 @@ class StackTask(ImageTask):
         images = self.load()
         channels = image_channels(c, images)
         value_range = getattr(images, 'value_range', None)
-        model_cfg = StackedDAEConfig(img_size=c.img_size, in_chans=channels, value_range=value_range, hidden=c.hidden, tied=c.tied, loss=c.loss)
+        model_cfg = StackedDAEConfig(img_size=c.img_size, in_chans=channels, value_range=value_range,
+                                     hidden=c.hidden, tied=c.tied, loss=c.loss)
         with_channels(images, channels, value_range)
         self.set_data(images)
         seed_all(c.seed)
         self.model = self.place(StackedDAE(model_cfg))
-        self.dataset = PretrainDataset(images, model_cfg.img_size, 3, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment,
-                                       image_backend=c.image_backend)
+        self.dataset = PretrainDataset(images, model_cfg.img_size, 3, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip,
+                                       kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images))
         if self.total_steps < model_cfg.depth: raise ValueError(f'{self.total_steps} steps are too few for {model_cfg.depth} layers')
         products = [2*n*m for n,m in zip(model_cfg.widths, model_cfg.widths[1:])]  # FLOPs of one way through each layer
@@ -140,7 +142,8 @@ class StackTask(ImageTask):
         "Warm-up and cosine, anew for each layer."
         depth = self.model.cfg.depth
         first,last = (math.ceil((self.layer_of(step) + i)*self.total_steps/depth) for i in (0, 1))
-        return cosine_lr(step - first, self.lr, self.cfg.min_lr, self.cfg.warmup_epochs*self.steps_per_epoch, last - first)
+        warmup = self.cfg.warmup_epochs*self.steps_per_epoch
+        return cosine_lr(step - first, self.lr, self.cfg.min_lr, warmup, last - first)
     def batches(self, start, log=print):
         for i,batch in enumerate(super().batches(start, log)): yield *batch, self.layer_of(start + i//self.accum_iter)
 
