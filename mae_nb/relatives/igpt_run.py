@@ -9,6 +9,7 @@ __all__ = ['training_palette', 'mask_groups', 'image_nats', 'IGPTTask', 'train_i
 import math
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from ..core.device import autocast
 from ..core.rng import sample_rng, seed_all
@@ -88,31 +89,35 @@ class IGPTTask(ImageTask):
         return IGPTShape(img_size=c.img_size, in_chans=in_chans, embed_dim=c.embed_dim, depth=c.depth, num_heads=c.num_heads, mean=mean, std=std,
                          value_range=getattr(images, 'value_range', None), colours=c.colours, objective=c.objective)
 
-    def loss(self, forward, batch):
-        "Nats per predicted pixel of images `(B, C, H, W)`; with objective bert, scores `(B, N)` choose the masked ones."
-        imgs,scores = (t.to(self.dist.device, non_blocking=True) for t in batch)
-        mask = (scores < self.cfg.mask_ratio).float() if self.cfg.objective == 'bert' else None
-        with autocast(self.dist.device, self.precision): return forward(normalise(imgs, *self.stats), mask).loss
+# %% ../../nbs/5_relatives/42b_igpt_run.ipynb #2f30d804
+@patch
+def loss(self:IGPTTask, forward, batch):
+    "Nats per predicted pixel of images `(B, C, H, W)`; with objective bert, scores `(B, N)` choose the masked ones."
+    imgs,scores = (t.to(self.dist.device, non_blocking=True) for t in batch)
+    mask = (scores < self.cfg.mask_ratio).float() if self.cfg.objective == 'bert' else None
+    with autocast(self.dist.device, self.precision): return forward(normalise(imgs, *self.stats), mask).loss
 
-    def optimizer(self): return adamw(self.model, self.lr, self.cfg.weight_decay, (0.9, 0.95))
+@patch
+def optimizer(self:IGPTTask): return adamw(self.model, self.lr, self.cfg.weight_decay, (0.9, 0.95))
 
-    def evaluate(self, model, step=None):
-        "Nats per pixel of the test images."
-        c,training = self.cfg,model.training
-        model.eval()
-        nats,_ = predict_all(lambda imgs: image_nats(model, imgs, self.masks), self.test, model.cfg, self.dist.device, self.dist,
-                             batch_size=c.batch_size, num_workers=c.num_workers, image_backend=c.image_backend, precision=self.precision)
-        model.train(training)
-        return dict(test_nats=nats.mean().item())
+@patch
+def evaluate(self:IGPTTask, model, step=None):
+    "Nats per pixel of the test images."
+    c,training = self.cfg,model.training
+    model.eval()
+    nats,_ = predict_all(lambda imgs: image_nats(model, imgs, self.masks), self.test, model.cfg, self.dist.device, self.dist,
+                         batch_size=c.batch_size, num_workers=c.num_workers, image_backend=c.image_backend, precision=self.precision)
+    model.train(training)
+    return dict(test_nats=nats.mean().item())
 
-    def summary(self):
-        c,m = self.cfg,self.model.cfg
-        params = sum(p.numel() for p in self.model.parameters())
-        return (f'model    iGPT, {c.objective}: {params/1e6:.3g} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels of {m.colours} colours, {m.in_chans} channels\n'
-                f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}, mean {m.mean}, std {m.std}\n'
-                f'{self.plan}\n'
-                f'{self.schedule_summary()}\n'
-                f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
+@patch
+def summary(self:IGPTTask):
+    c,m = self.cfg,self.model.cfg
+    params = sum(p.numel() for p in self.model.parameters())
+    return (f'model    iGPT, {c.objective}: {params/1e6:.3g} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels of {m.colours} colours, {m.in_chans} channels\n'
+            f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}, mean {m.mean}, std {m.std}\n'
+            f'{self.plan}\n{self.schedule_summary()}\n'
+            f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
 
 # %% ../../nbs/5_relatives/42b_igpt_run.ipynb #c291345a
 def train_igpt(

@@ -79,6 +79,7 @@ def fit_palette(
     if not 1 <= colours <= len(x): raise ValueError(f'colours must be between 1 and {len(x)}, the different colours of these images, got {colours}')
     centres = _plus_plus(x, weight.double(), colours, torch.Generator().manual_seed(seed))
     for _ in range(steps):
-        before,centres = centres, _lloyd_step(x, weight.double(), centres)
-        if torch.equal(before, centres): break
+        moved = _lloyd_step(x, weight.double(), centres)
+        if torch.equal(moved, centres): break
+        centres = moved
     return centres[centres.sum(1).argsort(stable=True)].float()
