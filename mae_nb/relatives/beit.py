@@ -143,6 +143,7 @@ def flops(self:BEiT,
     mask_ratio:float=75/196, # Fraction of patches that is masked, whose codes are scored
 )->int: # Of a forward pass for one image; a multiply-add counts as two
     "Count FLOPs: embedding, blocks over all patches and CLS, and the head on masked patches."
-    c,L = self.cfg,math.prod(self.grid)
+    c = self.cfg
+    L = math.prod(self.grid)
     ends = 2*L*c.embed_dim*c.patch_size**2*c.in_chans + 2*round(mask_ratio*L)*c.embed_dim*c.vocab_size
     return ends + block_flops(L + 1, c.embed_dim, c.depth, c.mlp_ratio)

@@ -32,7 +32,8 @@ def _our_name(name):
     if stem in _outside: return _outside[stem] + end
     m = re.fullmatch(r'beit\.(?:encoder\.layer|layers)\.(\d+)\.(.+)', stem)
     if not m: return None
-    at,leaf = f'blocks.{m[1]}', m[2]
+    at = f'blocks.{m[1]}'
+    leaf = m[2]
     if leaf in _parts and end == '.weight': return f'{at}.attn.qkv.weight/{_parts[leaf]}'
     if leaf in _parts: return f'{at}.attn.{_parts[leaf]}_bias' if _parts[leaf] != 'k' else None
     ours = _files.get(leaf) or _memory.get(leaf)

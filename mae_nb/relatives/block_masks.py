@@ -70,7 +70,8 @@ def block_masks(
         if not active.any(): return mask
         area = smallest + (missing - smallest)*u[:,0]
         aspect = (math.log(0.3) + (math.log(1/0.3) - math.log(0.3))*u[:,1]).exp()
-        rows,cols = (area*aspect).sqrt().round(), (area/aspect).sqrt().round()
+        rows = (area*aspect).sqrt().round()
+        cols = (area/aspect).sqrt().round()
         new = _rectangles(grid, rows, cols, u[:,2:]) & ~mask
         added = new.sum((1, 2))
         fits = (rows < grid[0]) & (cols < grid[1]) & (added > 0) & (added <= missing) & active
@@ -95,7 +96,8 @@ def paper_block_masks(
     while ((missing := mask_ratio*H*W - mask.sum((1, 2))) >= 0).any():
         area = (smallest + (missing - smallest)*u[:,0]).clamp(min=0)
         aspect = 0.3 + (1/0.3 - 0.3)*u[:,1]
-        rows,cols = (area*aspect).sqrt().round().clamp(1, H), (area/aspect).sqrt().round().clamp(1, W)
+        rows = (area*aspect).sqrt().round().clamp(1, H)
+        cols = (area/aspect).sqrt().round().clamp(1, W)
         mask = mask | (_rectangles(grid, rows, cols, u[:,2:]) & (missing >= 0)[:,None,None])
         u = next(tries)
     return mask

@@ -161,7 +161,8 @@ def layers(self:MPPViT,
 @patch
 def flops(self:MPPViT)->int: # Of a forward pass for one image; a multiply-add counts as two
     "Count FLOPs: embedding, blocks over all patches and CLS, and the head."
-    c,L = self.cfg,math.prod(self.grid)
+    c = self.cfg
+    L = math.prod(self.grid)
     ends = 2*L*c.embed_dim*(c.patch_size**2*c.in_chans + c.classes)
     return ends + block_flops(L + 1, c.embed_dim, c.depth, c.mlp_ratio)
 
