@@ -102,13 +102,15 @@ class DenoiseTask(ImageTask):
         mean,std = (c.mean, c.std) if c.mean else channel_stats(images)
         sizes = {k: v for k in ('img_size', 'patch_size') if (v := getattr(c, k))}
         value_range = getattr(images, 'value_range', None)
-        m = mae_config(c.model, in_chans=channels, mean=mean, std=std, value_range=value_range, norm_pix_loss=c.norm_pix_loss, **sizes)
+        m = mae_config(c.model, in_chans=channels, mean=mean, std=std, value_range=value_range,
+                       norm_pix_loss=c.norm_pix_loss, **sizes)
         with_channels(images, channels, value_range)
         self.set_data(images)
         seed_all(c.seed)
         self.model = self.place(DenoisingViT(m))
         L,D = math.prod(self.model.grid),m.patch_size**2*channels
-        self.dataset = PretrainDataset(images, m.img_size, L, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
+        self.dataset = PretrainDataset(images, m.img_size, L, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip,
+                                       kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images))
         self.flops_per_image = 3*forward_flops(replace(m, loss_on='all'), 0.)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (mean, std)]
