@@ -104,8 +104,7 @@ class StackedDAE(nn.Module):
         "Compute the loss of one layer, whose clean input comes from those below."
         with torch.no_grad():
             clean = imgs.flatten(1)
-            for block in self.blocks[:layer]: clean = block(clean)
-            clean = clean.float()
+            for block in self.blocks[:layer]: clean = block(clean).float()
             noisy,hit = corrupt(clean[...,None], kind, amount, more_uniform(scores, clean.shape[1]))
         error = self.blocks[layer].error(noisy[...,0], clean)*emphasis_weights(hit, emphasis)
         others = sum(p.sum() for i,b in enumerate(self.blocks) if i != layer for p in b.parameters())
