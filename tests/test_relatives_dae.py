@@ -256,6 +256,9 @@ def test_its_weights_are_those_of_a_masked_autoencoder(denoise_run, tmp_path):
     assert torch.isfinite(out.loss)
     run = finetune(FinetuneConfig(encoder=str(denoise_run), label_fraction=0.01, max_steps=2, eval_every=1, batch_size=8, device='cpu', output_dir=str(tmp_path/'run')), **QUIET)
     assert 'top1' in read_jsonl(run/'log.jsonl')[-1]
+    copy = Path(shutil.copytree(denoise_run, tmp_path/'copy'))
+    write_report(copy, ReportConfig(max_images=200, device='cpu'), lambda line: None)
+    assert 'no patch was left out' in (copy/'report.html').read_text()
 
 @pytest.mark.parametrize('how', [dict(), dict(corruption='masking', emphasis=(1., 0.)), dict(corruption='masking', of='pixels', emphasis=(1., 0.5)),
                                  dict(corruption='salt_pepper', amount=0.3), dict(corruption='pca_gaussian', components=2), dict(norm_pix_loss=True), dict(amount=0.)])

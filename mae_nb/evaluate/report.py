@@ -42,7 +42,7 @@ def reconstruction_picture(
     model = from_pretrained(run, 'autoencoder')
     images = with_channels(_test_images(job), model.cfg.in_chans, model.cfg.value_range)
     imgs,scores = fixed_images(images, model.cfg, n, job['seed'], name=f'test images of {job["data"]}')
-    return show_reconstruction(model, imgs, job['mask_ratio'], scores)
+    return show_reconstruction(model, imgs, job.get('mask_ratio', 0.75), scores)
 
 # %% ../../nbs/4_paper/28_report.ipynb #820aa033
 MOST_PIXELS = 4096  # a linear probe solves for as many numbers a class; and its matrix has the square of it
@@ -151,7 +151,8 @@ def _report_text(job, log, results, title, watched=''):
     "Fill the report template with a run's configuration, its log and its results."
     log = [r for r in log if 'loss' in r]
     lead = '{step} steps in {seconds:.0f} s, last loss {loss:.4f}'.format(**log[-1]) if log else 'no steps logged'
-    painted = f'Test images, if the data set has any; {job["mask_ratio"]:.0%} of the patches masked.'
+    painted = f'Test images, if the data set has any; {job.get("mask_ratio", 0.75):.0%} of the patches masked.'
+    if 'mask_ratio' not in job: painted += ' In training, no patch was left out, so the decoder has not learned to fill them in.'
     if job['norm_pix_loss']: painted += (' The model predicts normalised pixels: each predicted patch '
                                          'uses its true mean and standard deviation, which makes it look better.')
     machine = environment()

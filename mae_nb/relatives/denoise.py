@@ -33,7 +33,8 @@ class DenoisingViT(MaskedAutoencoderViT):
     def __init__(self,
         cfg, # An `MAEConfig`
     ):
-        if cfg.encoder_mask_tokens or cfg.decoder_cross: raise ValueError('encoder_mask_tokens and decoder_cross are for masks, and here nothing is masked')
+        if cfg.encoder_mask_tokens or cfg.decoder_cross:
+            raise ValueError('encoder_mask_tokens and decoder_cross are for masks, and here nothing is masked')
         super().__init__(cfg)
         self.mask_token.requires_grad_(False)  # no patch is missing
 
@@ -102,26 +103,27 @@ class DenoiseTask(ImageTask):
         mean,std = (c.mean, c.std) if c.mean else channel_stats(images)
         sizes = {k: v for k in ('img_size', 'patch_size') if (v := getattr(c, k))}
         value_range = getattr(images, 'value_range', None)
-        m = mae_config(c.model, in_chans=channels, mean=mean, std=std, value_range=value_range, norm_pix_loss=c.norm_pix_loss, **sizes)
+        m = mae_config(c.model, in_chans=channels, mean=mean, std=std, value_range=value_range,
+                       norm_pix_loss=c.norm_pix_loss, **sizes)
         with_channels(images, channels, value_range)
         self.set_data(images)
         seed_all(c.seed)
         self.model = self.place(DenoisingViT(m))
-        L,D = math.prod(self.model.grid),m.patch_size**2*channels
-        self.dataset = PretrainDataset(images, m.img_size, L, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
+        self.dataset = PretrainDataset(images, m.img_size, math.prod(self.model.grid), c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip,
+                                       kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images))
         self.flops_per_image = 3*forward_flops(replace(m, loss_on='all'), 0.)
         self.stats = [torch.tensor(v, device=self.dist.device) for v in (mean, std)]
         self.span = [((v - self.stats[0])/self.stats[1]).repeat(m.patch_size**2) for v in (0., 1.)]
-        self.latent = self.fit_latent(D) if c.corruption == 'pca_gaussian' else None
+        self.latent = self.fit_latent() if c.corruption == 'pca_gaussian' else None
 
-    def fit_latent(self, D, most=500):
+    def fit_latent(self, most=500):
         "Fit the principal components of patches on training images, the same in each process and after each start."
         ids = torch.linspace(0, len(self.dataset) - 1, min(most, len(self.dataset))).long().tolist()
         found = [catch_corrupt(self.dataset.__getitem__, (0, i)) for i in ids]
         imgs = torch.stack([x[0] for x in found if not isinstance(x, CorruptImage)])
         patches,_ = self.model.to_patches(normalise(imgs, *(v.cpu() for v in self.stats)))
-        return PatchLatent(D, self.cfg.components).fit(patches).to(self.dist.device)
+        return PatchLatent(patches.shape[-1], self.cfg.components).fit(patches).to(self.dist.device)
 
     def loss(self, forward, batch):
         "Loss of a batch of images `(B, C, H, W)` and scores `(B, L)`, which settle the corruption."

@@ -88,7 +88,6 @@ class StackedDAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.blocks = nn.ModuleList([DAELayer(n, m, cfg.tied, cfg.loss) for n,m in zip(cfg.widths, cfg.widths[1:])])
-
     def layers(self, imgs:Tensor)->list: # Of images in [0, 1], `(B, C, H, W)`: `depth + 1` states `(B, 1, n)`, the pixels first
         states = [imgs.flatten(1)]
         for block in self.blocks: states.append(block(states[-1]))
@@ -105,13 +104,11 @@ class StackedDAE(nn.Module):
         "Compute the loss of one layer, whose clean input comes from those below."
         with torch.no_grad():
             clean = imgs.flatten(1)
-            for block in self.blocks[:layer]: clean = block(clean)
-            clean = clean.float()
+            for block in self.blocks[:layer]: clean = block(clean).float()
             noisy,hit = corrupt(clean[...,None], kind, amount, more_uniform(scores, clean.shape[1]))
         error = self.blocks[layer].error(noisy[...,0], clean)*emphasis_weights(hit, emphasis)
         others = sum(p.sum() for i,b in enumerate(self.blocks) if i != layer for p in b.parameters())
         return error.sum(1).mean() + 0.*others  # each parameter has a gradient, as replicated models need it
-
     def set_grad_checkpointing(self, on:bool=True): "Do nothing: there is too little to recompute."
 
 # %% ../../nbs/5_relatives/41a_stack.ipynb #8f201b46
