@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 RATIOS = (0.05, 0.15, 0.3, 0.5, 0.75, 0.9, 0.95)
-EPOCHS = {'image': 12, 'text': 12}
+EPOCHS = {'image': 12, 'text': 8}
 COLUMNS = ('kind start ratio seed masked explained removed nats accuracy knn linear epochs steps seconds data '
            'device cpu threads python torch timm commit').split()
 KEY = 'kind', 'start', 'ratio', 'seed'

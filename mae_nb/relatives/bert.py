@@ -45,13 +45,13 @@ def corrupt_words(
 # %% ../../nbs/5_relatives/46a_bert.ipynb #dbbc1b0a
 @dataclass(frozen=True)
 class BertModelConfig:
-    "BERT's architecture and vocabulary; saved next to its weights. The defaults are those of the masked autoencoder `nano`."
+    "BERT's architecture and vocabulary; saved next to its weights. The defaults are small."
     words:tuple = specials # Vocabulary, in the order of the words' numbers
-    seq_len:int = 64 # Words of a sequence, at most
-    embed_dim:int = 96 # Width
-    depth:int = 4 # Blocks
-    num_heads:int = 3 # Attention heads
-    positions:Literal['learned', 'sincos'] = 'learned' # Positional embeddings
+    seq_len:int = 24 # Words of a sequence, at most
+    embed_dim:int = 64 # Width
+    depth:int = 2 # Blocks
+    num_heads:int = 4 # Attention heads
+    positions:Literal['sincos', 'learned'] = 'sincos' # Positional embeddings; BERT's are learned
     kind:str = 'bert' # Of the model
 
     def __post_init__(self):
@@ -67,6 +67,7 @@ class Bert(nn.Module):
     config_type = BertModelConfig
     def __init__(self,
         cfg:BertModelConfig=BertModelConfig(), # Sizes and vocabulary
+        frequencies:Tensor=None, # Of the words, `(V,)`, at whose logarithms the bias of the head starts; at zero if not given
     ):
         super().__init__()
         D = cfg.embed_dim
@@ -77,11 +78,14 @@ class Bert(nn.Module):
         self.embed_norm,self.norm = layer_norm(D),layer_norm(D)
         self.blocks = nn.ModuleList(Block(D, cfg.num_heads, qkv_bias=True, norm_layer=layer_norm) for _ in range(cfg.depth))
         self.head = nn.Sequential(nn.Linear(D, D), nn.GELU(), layer_norm(D))
-        self.head_bias = nn.Parameter(torch.zeros(cfg.vocab_size))
+        self.head_bias = nn.Parameter(torch.zeros(cfg.vocab_size) if frequencies is None else frequencies.clamp(min=1e-7).log())
         self.apply(init_weights)
+        for block in self.blocks:
+            query,key,_ = block.attn.qkv.weight.data.chunk(3)
+            key.copy_(query.mul_(1.5))  # near positions attract each other
         nn.init.normal_(self.word_embed.weight, std=0.02)
-        if cfg.positions == 'learned': nn.init.normal_(self.pos_embed, std=0.02)
-        else: self.pos_embed.data[0,1:] = 0.02*sincos_1d(D, torch.arange(cfg.seq_len))  # of the size of the words'
+        if cfg.positions == 'learned': nn.init.normal_(self.pos_embed, std=0.5)
+        else: self.pos_embed.data[0,1:] = sincos_1d(D, torch.arange(cfg.seq_len))
     def set_grad_checkpointing(self, on:bool=True): self.grad_checkpointing = on
 
 # %% ../../nbs/5_relatives/46a_bert.ipynb #b562661f
@@ -91,7 +95,7 @@ def embed(self:Bert,
 )->Tensor: # `(B, 1+T, D)`, `[CLS]` first
     "Embed words and their positions."
     first = torch.full_like(ids[:,:1], specials.index('[CLS]'))
-    return self.embed_norm(self.word_embed(torch.cat([first, ids], 1)) + self.pos_embed[:,:1 + ids.shape[1]])
+    return self.embed_norm(self.word_embed(torch.cat([first, ids], 1))) + self.pos_embed[:,:1 + ids.shape[1]]
 
 @patch
 def layers(self:Bert,

@@ -55,7 +55,7 @@ class BertTask:
         self.unigram = unigram(self.dataset)
         seed_all(c.seed)
         m = BertModelConfig(self.dataset.vocab.words, c.seq_len, c.embed_dim, c.depth, c.num_heads, c.positions)
-        self.model = use_fast_kernels(Bert(m).to(self.dist.device), self.dist.device, self.precision)
+        self.model = use_fast_kernels(Bert(m, self.unigram).to(self.dist.device), self.dist.device, self.precision)
         self.model.set_grad_checkpointing(c.grad_checkpointing)
         self.set_steps()
 

@@ -173,14 +173,14 @@ class TextConfig:
     output_dir:str = 'runs/text' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
-    seq_len:int = 64 # words of a sequence
+    seq_len:int = 24 # words of a sequence
     vocab_size:int = 2000 # words of the vocabulary
     epochs:int = 30 # training epochs
     max_steps:int|None = None # maximum number of optimiser steps
-    batch_size:int = 64 # sequences per process and forward pass
+    batch_size:int = 32 # sequences per process and forward pass
     accum_iter:int|None = None # forward passes per optimiser step; derived from effective_batch, or 1, if not given
     effective_batch:int|None = None # sequences per optimiser step; batch_size * accum_iter * processes if not given
-    blr:float = 8e-3 # base learning rate: lr = blr * effective batch / 256
+    blr:float = 16e-3 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 0. # learning rate at the end
     warmup_epochs:float = 2. # epochs of linear warm-up
     weight_decay:float = 0.05 # AdamW's weight decay
@@ -199,10 +199,10 @@ class BertConfig(TextConfig):
     mask_ratio:float = 0.15 # masking ratio: fraction of the words that is masked
     replace_by_mask:float = 0.8 # fraction of the masked words that [MASK] replaces; 1 is the analogue of masked patches
     replace_by_other:float = 0.1 # fraction of these that a random word replaces; the rest stays as it is
-    positions:Literal['learned', 'sincos'] = 'learned' # positional embeddings
-    embed_dim:int = 96 # width
-    depth:int = 4 # blocks
-    num_heads:int = 3 # attention heads
+    positions:Literal['sincos', 'learned'] = 'sincos' # positional embeddings; BERT's are learned
+    embed_dim:int = 64 # width
+    depth:int = 2 # blocks
+    num_heads:int = 4 # attention heads
     eval_every:int|None = 10 # epochs between evaluations on the test text; the end counts, too; none if not given
     log_every:int = 10 # steps between log records
     tensorboard:bool = False # also write TensorBoard logs
