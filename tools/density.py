@@ -80,7 +80,7 @@ class Text:
     def config(self, seed, ratio, folder):
         from mae_nb.relatives.config import BertConfig
         epochs = self.args.epochs or EPOCHS['text']
-        return BertConfig(data=self.data, mask_ratio=ratio, seed=seed, epochs=epochs, warmup_epochs=epochs/10, max_steps=self.args.max_steps, replace_by_mask=1.,
+        return BertConfig(data=self.data, mask_ratio=ratio, seed=seed, epochs=epochs, blr=16e-3, warmup_epochs=epochs/10, max_steps=self.args.max_steps, replace_by_mask=1.,
                           replace_by_other=0., eval_every=None, save_every=500, keep_checkpoints=1, output_dir=folder, resume='auto', device=self.args.device)
     def train(self, cfg):
         from mae_nb.relatives.bert import load_bert

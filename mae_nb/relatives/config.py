@@ -180,7 +180,7 @@ class TextConfig:
     batch_size:int = 32 # sequences per process and forward pass
     accum_iter:int|None = None # forward passes per optimiser step; derived from effective_batch, or 1, if not given
     effective_batch:int|None = None # sequences per optimiser step; batch_size * accum_iter * processes if not given
-    blr:float = 16e-3 # base learning rate: lr = blr * effective batch / 256
+    blr:float = 8e-3 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 0. # learning rate at the end
     warmup_epochs:float = 2. # epochs of linear warm-up
     weight_decay:float = 0.05 # AdamW's weight decay
