@@ -61,7 +61,8 @@ class BertTask:
 
     def set_steps(self):
         "Settle batches a step, steps an epoch and learning rate; raise `ValueError` when a step needs more sequences than there are."
-        c,n = self.cfg,len(self.dataset)
+        c = self.cfg
+        n = len(self.dataset)
         self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch, self.dist.size)
         self.images_per_step = self.effective_batch
         if self.effective_batch > n: raise ValueError(f'a step needs {self.effective_batch} sequences, and there are {n}: lower batch_size')
@@ -75,7 +76,9 @@ class BertTask:
 @patch(as_prop=True)
 def flops_per_image(self:BertTask)->int: # Forward and backward
     "Count the FLOPs of a sequence; a multiply-add counts as two."
-    c,n,D = self.cfg,self.cfg.seq_len + 1,self.cfg.embed_dim
+    c = self.cfg
+    n = self.cfg.seq_len + 1
+    D = self.cfg.embed_dim
     masked = c.seq_len - num_keep(c.seq_len, c.mask_ratio)
     return 3*(c.depth*(24*n*D**2 + 4*n**2*D) + masked*(2*D**2 + 2*D*self.model.cfg.vocab_size))
 
@@ -93,7 +96,8 @@ def learning_rate(self:BertTask, step):
 @patch
 def loss(self:BertTask, forward, batch):
     "Cross-entropy of the masked words, the mean over a batch of words `(B, T)` and three tensors of random numbers `(B, T)`."
-    c,(ids,scores,dice,other) = self.cfg,batch
+    c = self.cfg
+    ids,scores,dice,other = batch
     at = mask_from_scores(scores, c.mask_ratio).ids_masked
     seen = corrupt_words(ids, at, dice, other, self.model.cfg.vocab_size, c.replace_by_mask, c.replace_by_other)
     with autocast(self.dist.device, self.precision): return forward(seen, at, ids.gather(1, at))
@@ -117,7 +121,8 @@ def evaluate(self:BertTask, model, step=None):
 
 @patch
 def summary(self:BertTask):
-    c,params = self.cfg,sum(p.numel() for p in self.model.parameters())
+    c = self.cfg
+    params = sum(p.numel() for p in self.model.parameters())
     return (f'model    BERT: {params/1e6:.2f} M parameters, {c.seq_len} words of {self.model.cfg.vocab_size}\n'
             f'data     {c.data}: {len(self.dataset)} sequences, {len(self.test)} for testing, from {len(self.dataset.classes)} parts\n'
             f'batch    {c.batch_size} sequences * {self.accum_iter} batches * {self.dist.size} processes = {self.effective_batch}\n'
