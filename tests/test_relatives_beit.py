@@ -152,6 +152,7 @@ def hugging_face(model, **change):
     oracle.load_state_dict(there)
     return oracle
 
+@pytest.mark.slow
 def test_loss_and_all_gradients_of_transformers(case):
     model,imgs,mask,tokens = case
     oracle = hugging_face(model)
@@ -286,6 +287,7 @@ def whole(tokenizer, tmp_path_factory): return train_beit(replace(RUN, tokenizer
 
 def losses(cfg): return [r['loss'].mean().item() for r in task_steps(BEiTTask(cfg))]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sampling', ['block', 'block_paper'])
 def test_accumulation(sampling, tokenizer):
     "A batch in two halves: the same losses, though masks differ in size, and branches are dropped."
@@ -328,6 +330,7 @@ def test_two_processes(tokenizer, tmp_path):
     two,one = (read_tensors(p/'model.safetensors') for p in (tmp_path/'two', halves))
     for k in one: assert torch.equal(one[k], two[k]), k
 
+@pytest.mark.slow
 def test_probes_fine_tuning_and_weights(whole, tokenizer, tmp_path):
     model = load_relative(whole)
     assert isinstance(model, BEiT) and model.cfg.vocab_size == 16 and model.cfg.drop_path == 0.2

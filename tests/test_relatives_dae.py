@@ -159,6 +159,7 @@ def test_phases_and_learning_rates():
     assert [task.learning_rate(s) for s in starts] == [task.lr]*3
     assert all(task.learning_rate(s) < task.lr for s in range(100) if s not in starts) and task.learning_rate(100) == 0
 
+@pytest.mark.slow
 def test_a_stack_learns_and_can_be_probed_and_tuned(tmp_path):
     run = train_stack(replace(STACK, hidden=(48, 32), max_steps=160, batch_size=32, save_every=None, output_dir=str(tmp_path/'run')), **QUIET)
     losses = [r['loss'] for r in read_jsonl(run/'log.jsonl')]
@@ -227,6 +228,7 @@ def test_span_is_black_and_white():
     assert torch.allclose(pixels[noisy.hit.bool()], pixels[noisy.hit.bool()].round(), atol=1e-6)
     assert pixels[noisy.hit.bool()].mean().sub(0.5).abs() < 0.05
 
+@pytest.mark.slow
 def test_noise_within_the_components():
     task = tiny_task(corruption='pca_gaussian', amount=1., noise_levels='single')
     patches = task.latent.mean.expand(64, 49, -1)
@@ -241,12 +243,14 @@ def test_noise_within_the_components():
 def denoise_run(tmp_path_factory):
     return train_denoise(replace(DENOISE, corruption='pca_gaussian', output_dir=str(tmp_path_factory.mktemp('denoise')/'run')), **QUIET)
 
+@pytest.mark.slow
 def test_a_vit_resumes(denoise_run, tmp_path):
     run = Path(shutil.copytree(denoise_run, tmp_path/'run'))
     keep_until(run, 2)
     train_denoise(replace(DENOISE, corruption='pca_gaussian', output_dir=str(run), resume='auto'), **QUIET)
     assert same(weights(run), weights(denoise_run))
 
+@pytest.mark.slow
 def test_its_weights_are_those_of_a_masked_autoencoder(denoise_run, tmp_path):
     "Read strictly by all that reads one: from_pretrained, fine-tuning, the report."
     model = from_pretrained(denoise_run, 'autoencoder')
@@ -262,6 +266,7 @@ def test_its_weights_are_those_of_a_masked_autoencoder(denoise_run, tmp_path):
 
 @pytest.mark.parametrize('how', [dict(), dict(corruption='masking', emphasis=(1., 0.)), dict(corruption='masking', of='pixels', emphasis=(1., 0.5)),
                                  dict(corruption='salt_pepper', amount=0.3), dict(corruption='pca_gaussian', components=2), dict(norm_pix_loss=True), dict(amount=0.)])
+@pytest.mark.slow
 def test_every_kind_trains(how):
     from mae_nb.train.engine import task_steps
     task = tiny_task(**how)

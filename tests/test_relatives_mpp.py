@@ -148,6 +148,7 @@ def test_two_processes(tmp_path):
     two,one = (read_tensors(p/'model.safetensors') for p in (tmp_path/'two', halves))
     for k in one: assert torch.equal(one[k], two[k]), k
 
+@pytest.mark.slow
 def test_probes_and_fine_tuning(whole, tmp_path):
     model = load_relative(whole)
     assert isinstance(model, MPPViT) and model.cfg.bits == 3
