@@ -38,7 +38,8 @@ def corrupt_words(
     "Replace masked words as BERT does (Devlin et al., 2019, section 3.1)."
     u,n = dice.gather(1, at),len(specials)
     word = (n + other.gather(1, at)*(vocab_size - n)).long().clamp(max=vocab_size - 1)
-    new = torch.where(u < replace_by_mask, specials.index('[MASK]'), torch.where(u < replace_by_mask + replace_by_other, word, ids.gather(1, at)))
+    new = torch.where(u < replace_by_mask + replace_by_other, word, ids.gather(1, at))
+    new = torch.where(u < replace_by_mask, specials.index('[MASK]'), new)
     return ids.scatter(1, at, new)
 
 # %% ../../nbs/5_relatives/46a_bert.ipynb #dbbc1b0a
