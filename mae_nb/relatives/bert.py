@@ -36,7 +36,8 @@ def corrupt_words(
     replace_by_other:float=0.1, # Fraction of these that a random word replaces; the rest stays as it is
 )->Tensor: # Words, `(B, T)`
     "Replace masked words as BERT does (Devlin et al., 2019, section 3.1)."
-    u,n = dice.gather(1, at),len(specials)
+    n = len(specials)
+    u = dice.gather(1, at)
     word = (n + other.gather(1, at)*(vocab_size - n)).long().clamp(max=vocab_size - 1)
     new = torch.where(u < replace_by_mask + replace_by_other, word, ids.gather(1, at))
     new = torch.where(u < replace_by_mask, specials.index('[MASK]'), new)
@@ -71,7 +72,8 @@ class Bert(nn.Module):
     ):
         super().__init__()
         D = cfg.embed_dim
-        self.cfg,self.grad_checkpointing = cfg,False
+        self.cfg = cfg
+        self.grad_checkpointing = False
         self.word_embed = nn.Embedding(cfg.vocab_size, D)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + cfg.seq_len, D), requires_grad=cfg.positions == 'learned')
         self.embed_norm,self.norm = layer_norm(D),layer_norm(D)
@@ -105,6 +107,7 @@ def layers(self:Bert,
     for block in self.blocks: states.append(block(states[-1]))
     return [x[:,1:] for x in states]
 
+# %% ../../nbs/5_relatives/46a_bert.ipynb #8dcce163
 @patch
 def word_scores(self:Bert,
     ids:Tensor, # Words, some of them replaced, `(B, T)`

@@ -59,32 +59,38 @@ class BertTask:
         self.model.set_grad_checkpointing(c.grad_checkpointing)
         self.set_steps()
 
-    def set_steps(self):
-        "Settle batches a step, steps an epoch and learning rate; raise `ValueError` when a step needs more sequences than there are."
-        c,n = self.cfg,len(self.dataset)
-        self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch, self.dist.size)
-        self.images_per_step = self.effective_batch
-        if self.effective_batch > n: raise ValueError(f'a step needs {self.effective_batch} sequences, and there are {n}: lower batch_size')
-        self.steps_per_epoch = n//self.effective_batch
-        total = self.steps_per_epoch*c.epochs
-        self.total_steps = min(total, c.max_steps or total)
-        self.lr = scaled_lr(c.blr, self.effective_batch)
-        self.eval_steps = (c.eval_every or 0)*self.steps_per_epoch
+# %% ../../nbs/5_relatives/46aa_bert_run.ipynb #43e893a1
+@patch
+def set_steps(self:BertTask):
+    "Settle batches a step, steps an epoch and learning rate; raise `ValueError` when a step needs more sequences than there are."
+    c = self.cfg
+    n = len(self.dataset)
+    self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch, self.dist.size)
+    self.images_per_step = self.effective_batch
+    if self.effective_batch > n: raise ValueError(f'a step needs {self.effective_batch} sequences, and there are {n}: lower batch_size')
+    self.steps_per_epoch = n//self.effective_batch
+    total = self.steps_per_epoch*c.epochs
+    self.total_steps = min(total, c.max_steps or total)
+    self.lr = scaled_lr(c.blr, self.effective_batch)
+    self.eval_steps = (c.eval_every or 0)*self.steps_per_epoch
 
 # %% ../../nbs/5_relatives/46aa_bert_run.ipynb #ab6875b6
 @patch(as_prop=True)
 def flops_per_image(self:BertTask)->int: # Forward and backward
     "Count the FLOPs of a sequence; a multiply-add counts as two."
-    c,n,D = self.cfg,self.cfg.seq_len + 1,self.cfg.embed_dim
+    c,D = self.cfg,self.cfg.embed_dim
+    n = c.seq_len + 1
     masked = c.seq_len - num_keep(c.seq_len, c.mask_ratio)
     return 3*(c.depth*(24*n*D**2 + 4*n**2*D) + masked*(2*D**2 + 2*D*self.model.cfg.vocab_size))
 
+# %% ../../nbs/5_relatives/46aa_bert_run.ipynb #d2116d0e
 @patch
 def batches(self:BertTask, start, log=print):
     c = self.cfg
     self.dataset.place(self.dist.device)
     per_batch = self.effective_batch//(self.accum_iter*self.dist.size)
-    return memory_batches(self.dataset, ResumableBatchSampler(len(self.dataset), per_batch, c.epochs, c.seed, start, self.accum_iter, self.dist.rank, self.dist.size))
+    order = ResumableBatchSampler(len(self.dataset), per_batch, c.epochs, c.seed, start, self.accum_iter, self.dist.rank, self.dist.size)
+    return memory_batches(self.dataset, order)
 
 @patch
 def learning_rate(self:BertTask, step):
@@ -93,7 +99,8 @@ def learning_rate(self:BertTask, step):
 @patch
 def loss(self:BertTask, forward, batch):
     "Cross-entropy of the masked words, the mean over a batch of words `(B, T)` and three tensors of random numbers `(B, T)`."
-    c,(ids,scores,dice,other) = self.cfg,batch
+    c = self.cfg
+    ids,scores,dice,other = batch
     at = mask_from_scores(scores, c.mask_ratio).ids_masked
     seen = corrupt_words(ids, at, dice, other, self.model.cfg.vocab_size, c.replace_by_mask, c.replace_by_other)
     with autocast(self.dist.device, self.precision): return forward(seen, at, ids.gather(1, at))
@@ -117,7 +124,8 @@ def evaluate(self:BertTask, model, step=None):
 
 @patch
 def summary(self:BertTask):
-    c,params = self.cfg,sum(p.numel() for p in self.model.parameters())
+    c = self.cfg
+    params = sum(p.numel() for p in self.model.parameters())
     return (f'model    BERT: {params/1e6:.2f} M parameters, {c.seq_len} words of {self.model.cfg.vocab_size}\n'
             f'data     {c.data}: {len(self.dataset)} sequences, {len(self.test)} for testing, from {len(self.dataset.classes)} parts\n'
             f'batch    {c.batch_size} sequences * {self.accum_iter} batches * {self.dist.size} processes = {self.effective_batch}\n'

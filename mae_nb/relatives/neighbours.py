@@ -8,6 +8,7 @@ __all__ = ['copy_nearest', 'harmonic_fill', 'autocovariance', 'linear_fill', 'ne
 
 # %% ../../nbs/5_relatives/46b_neighbours.ipynb #6a193283
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 from ..model.masking import mask_from_scores, random_scores
 from ..model.patches import patchify, unpatchify
@@ -43,7 +44,8 @@ def harmonic_fill(
     h = hidden[:,None].to(imgs)
     x = imgs*(1 - h)
     r = -h*_laplace(x)
-    d,rr = r,r.square().sum((2, 3), keepdim=True)
+    d = r
+    rr = r.square().sum((2, 3), keepdim=True)
     enough = rr*tol**2
     for _ in range(most):
         if (rr <= enough).all(): break
@@ -51,7 +53,8 @@ def harmonic_fill(
         a = rr/(d*step).sum((2, 3), keepdim=True).clamp(min=1e-20)
         x,r = x + a*d, r - a*step
         new = r.square().sum((2, 3), keepdim=True)
-        d,rr = r + new/rr.clamp(min=1e-20)*d, new
+        d = r + new/rr.clamp(min=1e-20)*d
+        rr = new
     return x
 
 # %% ../../nbs/5_relatives/46b_neighbours.ipynb #f8863d48
@@ -76,7 +79,8 @@ def linear_fill(
 )->Tensor: # Patches, `(B, L, d)`; zeros where a patch is visible
     "Predict masked patches as the best linear combination of the nearest visible pixels, channel by channel."
     B,C,H,W = imgs.shape
-    w,p = W//patch_size,patch_size
+    p = patch_size
+    w = W//p
     ids = mask.nonzero()[:,1].view(B, -1)  # (B, M)
     hidden = unpatchify(mask[:,:,None].expand(-1, -1, p*p), p, (H//p, w))[:,0].flatten(1).bool()  # (B, H*W)
     at = torch.cartesian_prod(torch.arange(H), torch.arange(W))  # (H*W, 2)
@@ -112,7 +116,8 @@ class Bigrams:
         strength:float=20., # Weight of the frequencies, in pairs: `kappa`
     ):
         V = len(data.vocab)
-        self.p,self.reach,self.strength = unigram(data),reach,strength
+        self.p = unigram(data)
+        self.reach,self.strength = reach,strength
         self.pairs = torch.zeros(reach, V, V)
         for k in range(1, reach + 1):
             key = (data.ids[:,:-k]*V + data.ids[:,k:]).flatten()
@@ -129,18 +134,21 @@ class Bigrams:
         counts = counts*(distance <= self.reach)[:,None]
         return ((counts + self.strength*self.p)/(counts.sum(1, keepdim=True) + self.strength)).log()
 
-    def __call__(self,
-        ids:Tensor, # Words, `(B, T)`; masked ones are not read
-        mask:Tensor, # 1 = masked, `(B, T)`
-    )->Tensor: # Logarithms of probabilities of the masked words, `(M, V)`, in the order of reading
-        "Predict masked words."
-        T,(left,right) = ids.shape[1],nearest_words(mask)
-        row,col = mask.nonzero().unbind(1)
-        a,b = left[row,col],right[row,col]
-        none = self.reach + 1
-        before = self.given(ids[row,a.clamp(min=0)], torch.where(a < 0, none, col - a), True)
-        behind = self.given(ids[row,b.clamp(max=T - 1)], torch.where(b == T, none, b - col), False)
-        return (before + behind - self.p.log()).log_softmax(1)
+# %% ../../nbs/5_relatives/46b_neighbours.ipynb #83b35a94
+@patch
+def __call__(self:Bigrams,
+    ids:Tensor, # Words, `(B, T)`; masked ones are not read
+    mask:Tensor, # 1 = masked, `(B, T)`
+)->Tensor: # Logarithms of probabilities of the masked words, `(M, V)`, in the order of reading
+    "Predict masked words."
+    T = ids.shape[1]
+    left,right = nearest_words(mask)
+    row,col = mask.nonzero().unbind(1)
+    a,b = left[row,col],right[row,col]
+    none = self.reach + 1
+    before = self.given(ids[row,a.clamp(min=0)], torch.where(a < 0, none, col - a), True)
+    behind = self.given(ids[row,b.clamp(max=T - 1)], torch.where(b == T, none, b - col), False)
+    return (before + behind - self.p.log()).log_softmax(1)
 
 # %% ../../nbs/5_relatives/46b_neighbours.ipynb #f98811c5
 def image_baselines(
@@ -194,7 +202,8 @@ def text_baselines(
     before = masks(len(sample))
     often = (copies(sample, before) == sample[before.bool()]).float().mean()
     mask = masks(len(test))
-    target,copied = test.ids[mask.bool()],copies(test.ids, mask)
+    target = test.ids[mask.bool()]
+    copied = copies(test.ids, mask)
     copy = (1 - often)*pairs.p.expand(len(target), -1)
     copy = copy.scatter_add(1, copied[:,None], often.expand(len(target), 1)).log()
     return {k: explained_words(word_errors(q, target), target, pairs.p) for k,q in dict(copy=copy, bigrams=pairs(test.ids, mask)).items()}

@@ -112,7 +112,8 @@ class TextDataset(Dataset):
         vocab:Vocabulary, # Of the words
         seed:int=0, # Seed of the run
     ):
-        self.ids,self.labels,self.classes,self.vocab,self.seed = ids,labels,tuple(classes),vocab,seed
+        self.ids,self.labels,self.vocab,self.seed = ids,labels,vocab,seed
+        self.classes = tuple(classes)
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.ids[i], int(self.labels[i])
     @property
