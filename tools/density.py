@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 RATIOS = (0.05, 0.15, 0.3, 0.5, 0.75, 0.9, 0.95)
-EPOCHS = {'image': 12, 'text': 8}
+EPOCHS = {'image': 8, 'text': 7}
 COLUMNS = ('kind start ratio seed masked explained removed nats accuracy knn linear epochs steps seconds data '
            'device cpu threads python torch timm commit').split()
 KEY = 'kind', 'start', 'ratio', 'seed'
@@ -32,7 +32,7 @@ class Images:
     def config(self, seed, ratio, folder):
         from mae_nb.tasks.config import PretrainConfig
         epochs = self.args.epochs or EPOCHS['image']
-        return PretrainConfig(data=self.data, mask_ratio=ratio, seed=seed, epochs=epochs, warmup_epochs=epochs/10, max_steps=self.args.max_steps,
+        return PretrainConfig(data=self.data, mask_ratio=ratio, seed=seed, epochs=epochs, batch_size=64, warmup_epochs=epochs/10, max_steps=self.args.max_steps,
                               save_every=500, keep_checkpoints=1, output_dir=folder, resume='auto', device=self.args.device)
     def train(self, cfg):
         from mae_nb.tasks.pretrain import pretrain

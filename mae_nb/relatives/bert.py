@@ -36,10 +36,11 @@ def corrupt_words(
     replace_by_other:float=0.1, # Fraction of these that a random word replaces; the rest stays as it is
 )->Tensor: # Words, `(B, T)`
     "Replace masked words as BERT does (Devlin et al., 2019, section 3.1)."
-    u = dice.gather(1, at)
     n = len(specials)
+    u = dice.gather(1, at)
     word = (n + other.gather(1, at)*(vocab_size - n)).long().clamp(max=vocab_size - 1)
-    new = torch.where(u < replace_by_mask, specials.index('[MASK]'), torch.where(u < replace_by_mask + replace_by_other, word, ids.gather(1, at)))
+    new = torch.where(u < replace_by_mask + replace_by_other, word, ids.gather(1, at))
+    new = torch.where(u < replace_by_mask, specials.index('[MASK]'), new)
     return ids.scatter(1, at, new)
 
 # %% ../../nbs/5_relatives/46a_bert.ipynb #dbbc1b0a
@@ -106,6 +107,7 @@ def layers(self:Bert,
     for block in self.blocks: states.append(block(states[-1]))
     return [x[:,1:] for x in states]
 
+# %% ../../nbs/5_relatives/46a_bert.ipynb #8dcce163
 @patch
 def word_scores(self:Bert,
     ids:Tensor, # Words, some of them replaced, `(B, T)`

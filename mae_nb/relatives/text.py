@@ -112,11 +112,8 @@ class TextDataset(Dataset):
         vocab:Vocabulary, # Of the words
         seed:int=0, # Seed of the run
     ):
-        self.ids = ids
-        self.labels = labels
+        self.ids,self.labels,self.vocab,self.seed = ids,labels,vocab,seed
         self.classes = tuple(classes)
-        self.vocab = vocab
-        self.seed = seed
     def __len__(self): return len(self.ids)
     def __getitem__(self, i): return self.ids[i], int(self.labels[i])
     @property
