@@ -162,7 +162,7 @@ from mae_nb.data.bundled import fashion
 from mae_nb.data.augment import PretrainDataset
 from mae_nb.data.loader import train_loader
 batches = train_loader(PretrainDataset(fashion(), (28, 28), 49), 4, 1, num_workers=2).load()
-next(batches)
+for _ in range(2): next(batches)  # one from each worker: both have begun
 for p in multiprocessing.active_children(): os.kill(p.pid, signal.SIGTERM)
 for _ in range(50): next(batches)
 print(len(multiprocessing.active_children()))
