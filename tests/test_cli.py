@@ -49,6 +49,16 @@ def test_folder_of_images(tmp_path, photos, by_class):
     assert from_pretrained(run).cfg.in_chans == 3
     assert mae_report([str(run)]) == 0 and (run/'report.html').is_file() and (run/'reconstruction.png').is_file()
 
+def test_a_relative_is_tuned_on_images_that_it_takes(tmp_path, photos, capsys):
+    "Colour images for an encoder of grey ones, or no encoder, are refused before there is a folder."
+    for i,f in enumerate(sorted(photos.iterdir())):
+        (photos/f'c{i % 2}').mkdir(exist_ok=True)
+        f.rename(photos/f'c{i % 2}'/f.name)
+    out = ['--data', str(photos), '--output_dir', str(tmp_path/'run'), '--device', 'cpu']
+    for more,said in (['--encoder', 'fashion_nano'], 'images of 3 channels, and fashion_nano takes 1'), ([], 'give encoder, the run of a relative'):
+        assert cli.mae_relative(['tune', *out, *more]) == 2 and said in unframed(capsys.readouterr().err)
+    assert not (tmp_path/'run').exists()
+
 def test_never_over_a_run(tmp_path, capsys):
     run = tmp_path/'run'
     mae_pretrain(['--output_dir', str(run), *TINY])

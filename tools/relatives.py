@@ -130,7 +130,7 @@ def measure(args, rounds=20):
     torch.set_num_threads(1)
     tasks = {}
     for k in args.methods:
-        tasks[k] = METHODS[k][2](replace(config_of(k, 0, 1, args.home), resume=None))
+        tasks[k] = METHODS[k][2](replace(config_of(k, 0, args.epochs, args.home), resume=None))
     steps = {k: task_steps(t, init_state(t)) for k,t in tasks.items()}
     times = {k: [] for k in steps}
     for i in tqdm(range(rounds + 3), unit='round'):

@@ -14,6 +14,7 @@ from ..core.files import read_json, read_tensors, save_json, save_tensors
 from .beit import BEiT, BEiTShape
 from ..train.checkpoint import load_strict
 from ..weights.export import hf_processor
+from ..weights.formats import renamed
 
 # %% ../../nbs/5_relatives/44b_beit_weights.ipynb #24604a0b
 _outside = {  # names outside the blocks, and ours; the first of two is that of files
@@ -44,19 +45,7 @@ def beit_from_hf(
     state:dict, # Tensors by name: `BeitForMaskedImageModeling`'s, as in files or as in memory
 )->dict: # By our names; query, key and value in one
     "Convert Hugging Face's weights of BEiT; raise `ValueError` with tensors that have no counterpart."
-    state = {k: v for k,v in state.items() if not k.endswith('relative_position_index')}
-    names = {k: _our_name(k) for k in state}
-    if strange := sorted(k for k,v in names.items() if v is None): raise ValueError(f'no counterpart for {strange}')
-    out,thirds = {},{}
-    for k,name in names.items():
-        whole,_,part = name.partition('/')
-        to = thirds.setdefault(whole, {}) if part else out
-        if (part or name) in to: raise ValueError(f'{k} is there twice, under two names')
-        to[part or name] = state[k]
-    for k,parts in thirds.items():
-        if sorted(parts) != ['k', 'q', 'v']: raise ValueError(f'{k} needs query, key and value, got {sorted(parts)}')
-        out[k] = torch.cat([parts[p] for p in 'qkv'])
-    return out
+    return renamed({k: v for k,v in state.items() if not k.endswith('relative_position_index')}, _our_name)
 
 # %% ../../nbs/5_relatives/44b_beit_weights.ipynb #48a58536
 def beit_to_hf(

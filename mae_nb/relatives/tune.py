@@ -11,6 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from ..core.config import unknown_name
@@ -21,6 +22,7 @@ from ..evaluate.accuracy import predict_all
 from ..evaluate.knn import probe_features
 from ..model.blocks import layer_norm
 from ..model.config import ClassifierConfig, ViTConfig
+from ..tasks.base import image_channels
 from ..tasks.finetune import FinetuneTask
 from ..train.checkpoint import load_strict
 from ..train.engine import run
@@ -122,28 +124,37 @@ class RelativeClassifier(nn.Module):
         self.head.requires_grad_(True)
         if blocks is None: self.freeze_unused()
         return self
-    def freeze_unused(self):
-        "Freeze what the logits don't depend on, such as a decoder: a replicated model needs a gradient for all that is trained."
-        every = list(self.parameters())
-        training = self.training
-        blank = torch.zeros(1, self.cfg.in_chans, *self.cfg.img_size, device=every[0].device)
-        grads = torch.autograd.grad(self.eval()(blank).sum(), every, allow_unused=True)
-        for p,g in zip(every, grads): p.requires_grad_(g is not None)
-        self.train(training)
     def set_grad_checkpointing(self, on:bool=True): self.encoder.set_grad_checkpointing(on)
     def no_weight_decay(self)->set: return set()
     def group_matcher(self, coarse:bool=False)->dict: # For timm's layer decay
         "Number the layers: 0 is the embedding, then the blocks, then norm and head."
         return dict(stem=r'^encoder\.(?!blocks\.)', blocks=r'^encoder\.blocks' if coarse else r'^encoder\.blocks\.(\d+)')
 
+# %% ../../nbs/5_relatives/40b_tune.ipynb #unused02
+@patch
+def freeze_unused(self:RelativeClassifier):
+    "Freeze what the logits don't depend on, such as a decoder: a replicated model needs a gradient for all that is trained."
+    every = list(self.parameters())
+    training = self.training
+    blank = torch.zeros(1, self.cfg.in_chans, *self.cfg.img_size, device=every[0].device)
+    grads = torch.autograd.grad(self.eval()(blank).sum(), every, allow_unused=True)
+    for p,g in zip(every, grads): p.requires_grad_(g is not None)
+    self.train(training)
+
 # %% ../../nbs/5_relatives/40b_tune.ipynb #381f8865
 class TuneTask(FinetuneTask):
     "Train a classifier on the encoder of a relative."
-    def make_model(self, images, num_classes, names):
+    def check_start(self):
         c = self.cfg
         if not c.encoder: raise ValueError('give encoder, the run of a relative')
         if c.drop_path: raise ValueError(f'drop_path must be 0 for a relative, got {c.drop_path}')
+
+    def make_model(self, images, num_classes, names):
+        c = self.cfg
         encoder = load_relative(c.encoder)
+        channels = image_channels(c, images, encoder.cfg.in_chans, encoder.cfg.value_range)
+        if channels != encoder.cfg.in_chans:
+            raise ValueError(f'{c.data} has images of {channels} channels, and {c.encoder} takes {encoder.cfg.in_chans}')
         if c.img_size and tuple(c.img_size) != tuple(encoder.cfg.img_size):
             raise ValueError(f'img_size must be that of the encoder, {encoder.cfg.img_size}, got {c.img_size}')
         shapes = {f.name: getattr(encoder.cfg, f.name) for f in fields(ViTConfig)}

@@ -115,6 +115,7 @@ class FinetuneTask(ImageTask):
     "Train a classifier: an encoder and a head, all of it or the last blocks (paper, section 4)."
     def setup(self):
         c = self.cfg
+        self.check_start()
         images,self.test,num_classes,names = load_labelled_splits(
             c.data, c.data_root, c.download, c.exif_transpose, c.label_fraction, c.seed, image_column=c.image_column, label_column=c.label_column)
         self.model = self.place(self.make_model(images, num_classes, names).set_trainable_blocks(c.trainable_blocks))
@@ -133,11 +134,14 @@ class FinetuneTask(ImageTask):
         if c.mixup or c.cutmix: self.mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=m.num_classes)
         torch.manual_seed(np.random.SeedSequence((c.seed, self.dist.rank)).generate_state(1)[0].item())  # stochastic depth
 
+    def check_start(self):
+        "Raise `ValueError` if it is not said what is to be trained, before anything is read."
+        if self.cfg.encoder or self.cfg.model: return
+        raise ValueError('give encoder, a pre-trained run to start from, or model, a preset to train from scratch')
+
     def make_model(self, images, num_classes, names):
         "Build what is trained, on the CPU."
-        c = self.cfg
-        if not (c.encoder or c.model): raise ValueError('give encoder, a pre-trained run to start from, or model, a preset to train from scratch')
-        return make_model(c, images, num_classes, names)
+        return make_model(self.cfg, images, num_classes, names)
 
     def look_at_data(self, images):
         "Look at the test images before the first step, and note what the run is made from."
