@@ -309,6 +309,7 @@ def test_pack_killed(tmp_path, sig):
 
 # -- other sources
 
+@pytest.mark.slow
 def test_hugging_face(jpegs, tmp_path):
     datasets = pytest.importorskip('datasets')
     files = FolderImages(jpegs)

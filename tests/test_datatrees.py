@@ -274,6 +274,7 @@ def hub(**columns):
     kinds = {k: datasets.Image() for k in pictures} | {k: f for k,(_,f) in columns.items()}
     return datasets.Dataset.from_dict(pictures | {k: v for k,(v,_) in columns.items()}, features=datasets.Features(kinds))
 
+@pytest.mark.slow
 def test_columns_of_hugging_face_by_name():
     datasets = pytest.importorskip('datasets')
     number,text = datasets.Value('int64'),datasets.Value('string')
@@ -473,6 +474,7 @@ def test_M6_an_explicit_crop_is_heeded(tmp_path):
     put(tmp_path/'tiny', '0.png', data=encoded(size=(32, 32)))
     assert torch.equal(eval_view(load_images(tmp_path/'tiny'), (32, 32))[0][0], load_images(tmp_path/'tiny')[0][0])
 
+@pytest.mark.slow
 def test_grey_folders_are_one_channel(tmp_path, capsys):
     grey = photos(tmp_path/'grey', mode='L')
     assert job(tmp_path, grey) == 0

@@ -72,6 +72,7 @@ def test_a_step_is_made_up_of_its_passes(batch_size, processes, accum_iter, by_t
         if batch_size*processes > 1 or 'accum_iter' in bad:
             with pytest.raises(ValueError, match=f'effective_batch={total + 1}'): accumulation_steps(batch_size, processes=processes, **bad)
 
+@pytest.mark.slow
 @given(st.integers(1, 60), few, few, few, st.integers(1, 3), st.integers(0, 9), st.data())
 def test_ranks_and_passes_share_out_each_step(n, b, a, p, epochs, seed, data):
     assume(b*a*p <= n)
@@ -164,6 +165,7 @@ configs = st.one_of(
               epochs=few, blr=st.floats(1e-6, 1), ema_decay=st.one_of(st.none(), st.floats(.1, .99)), mean=st.just((.5, .4, .3)), std=st.just((.2, .1, .3)), flip=st.booleans(),
               seed=st.integers(0, 2**40)))
 
+@pytest.mark.slow
 @given(configs)
 def test_a_configuration_survives_json(config):
     told = json.loads(json.dumps(asdict(config)))

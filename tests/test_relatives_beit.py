@@ -296,6 +296,7 @@ def test_accumulation(sampling, tokenizer):
     assert max(abs(a - b) for a,b in zip(one, two)) < 1e-5
     assert losses(replace(cfg, drop_path=0.)) != one
 
+@pytest.mark.slow
 def test_resumed(whole, tokenizer, tmp_path):
     "Stopped after step 3 and continued: the same weights, to the last bit."
     run = shutil.copytree(whole, tmp_path/'run')

@@ -77,6 +77,7 @@ def test_errors_are_those_of_plain_formulas():
         assert found.wrong[i] == float(q[i].argmax() != target[i])
 
 # --- BERT ---
+@pytest.mark.slow
 def test_bert_is_a_pre_norm_roberta():
     "Hugging Face's, with the same weights: scores of masked words, and hidden states."
     from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM

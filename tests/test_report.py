@@ -45,6 +45,7 @@ def test_b11_a_report_on_100_000_images(tmp_path):
     assert notes == ['5000 of 100000 train images, the same share of each class']
     assert notes[0] in (tmp_path/'run/report.html').read_text()
 
+@pytest.mark.slow
 def test_b11_no_pixels_where_images_are_large(tmp_path, capsys):
     make_set(tmp_path/'set', 40, 20, size=96, classes=2)
     run = short_run(tmp_path/'set', tmp_path/'run', model='mae_vit_nano_patch4', img_size=(96, 96), patch_size=16)

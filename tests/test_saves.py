@@ -192,6 +192,7 @@ def tiny(pictures, tmp_path): return PretrainConfig(data=str(pictures), output_d
                                                     warmup_epochs=1., log_every=1, save_every=4, ema_decay=0.5, device='cpu')
 def quietly(cfg): said = []; pretrain(cfg, said.append); return said
 
+@pytest.mark.slow
 def test_a_run_shows_its_newest_checkpoint(tiny):
     "B1: with the weights of an earlier checkpoint in the run's folder, or none, `from_pretrained` takes the newest, and resuming repairs the folder."
     quietly(tiny)
@@ -209,6 +210,7 @@ def test_a_run_shows_its_newest_checkpoint(tiny):
         for f in 'model.safetensors', 'ema.safetensors': assert (run/f).samefile(newest/f)
     assert right
 
+@pytest.mark.slow
 def test_where_there_are_no_hard_links(tiny, monkeypatch):
     def no_links(*args): raise OSError(1, 'Operation not permitted')
     monkeypatch.setattr(os, 'link', no_links)
@@ -230,6 +232,7 @@ def test_leftovers_neither_block_nor_stay(tiny, resume):
     with pytest.raises(FileExistsError): quietly(replace(tiny, output_dir=str(other)))
     assert (other/'.thesis.tmp').exists()
 
+@pytest.mark.slow
 def test_a_run_of_others_is_not_changed(tiny, tmp_path):
     "A damaged checkpoint is put aside in one's own run; in the run that a new one starts from it is passed over."
     quietly(tiny)
@@ -261,6 +264,7 @@ def test_prolonged(tiny, pictures):
         assert not any(l.startswith('longer') for l in quietly(replace(tiny, output_dir=str(folder), epochs=20, resume='auto')))
     with pytest.raises(ValueError, match='epochs: now 10, before 20'): quietly(replace(tiny, resume='auto'))  # not shortened
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_goes_on(tiny):
     "B17: it lacks a field that has come since, and has one that is gone."
     quietly(tiny)
@@ -278,6 +282,7 @@ def test_a_run_of_an_older_version_goes_on(tiny):
     assert any('without exif_transpose, mask_sampling: taken at the default' in l for l in said) and any('with colour, unknown here' in l for l in said)
     assert steps_of(run) == [16, 20]
 
+@pytest.mark.slow
 def test_measured_statistics_are_kept(tiny, monkeypatch):
     "B17: mean and deviation are taken from the checkpoint, not measured again; other ones are refused."
     quietly(tiny)
