@@ -24,6 +24,14 @@ def pytest_collection_modifyitems(items):
     rank = {stem: i for i,stem in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    "Note the processor seconds of a test and of the processes that it waited for, for --junitxml."
+    before = os.times()
+    try: return (yield)
+    finally:
+        if not isinstance(item, NotebookItem): item.user_properties.append(('processor seconds', round(sum(os.times()[:4]) - sum(before[:4]), 1)))
+
 def server():
     "Where processes for notebooks and commands come from: one that has imported what all of them need."
     context = multiprocessing.get_context('forkserver' if sys.platform == 'linux' else 'spawn')
