@@ -1,5 +1,5 @@
 "Words beside patches: texts, BERT and its run, predictions from neighbours, and the tool that compares them."
-import csv, json, shutil, subprocess, sys
+import csv, json, re, runpy, shutil, subprocess, sys
 from collections import Counter
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -55,6 +55,21 @@ def test_vocabulary_is_of_training_text_alone():
     train,test = split_text({'x': 'a b '*700 + 'zebra '*200}, seq_len=10, vocab_size=50, block=8, every=2)
     first = {w for i in range(160) if i//8 % 2 == 0 for w in ('a b '*700 + 'zebra '*200).split()[i*10:i*10 + 10]}
     assert set(train.vocab.words[3:]) == first
+
+def test_the_novels_are_clean():
+    "Six openings of 25 000 words each, a paragraph a line, without what editors and typesetters added."
+    parts = load_text('austen')
+    assert [*parts] == ['Sense and Sensibility', 'Pride and Prejudice', 'Mansfield Park', 'Emma', 'Northanger Abbey', 'Persuasion']
+    paragraphs = [line for p in parts.values() for line in p.removesuffix('\n').split('\n')]
+    assert all(25_000 <= len(p.replace('—', ' ').split()) < 25_300 for p in parts.values())
+    assert {c for c in ''.join(paragraphs) if not (c.isascii() and c.isalnum())} <= set(' !"&\'(),-.:;?—')
+    assert not [p for p in paragraphs if not p.strip() or re.search(r'^(chapter|volume) |gutenberg|jane austen|--|  ', p, re.I)]
+
+def test_a_novel_is_cut_at_a_paragraph():
+    tool = runpy.run_path(str(ROOT/'tools/austen.py'))
+    lines = ['TITLE', '', 'By Nobody', '', 'CHAPTER I', '', 'One--_two_', 'three,* four.', '', '  ***', '', '[Here ends volume I.]', '', 'VOLUME II', '', 'Chapter 2', ' ', 'Five.', '', 'Six.', '']
+    assert [*tool['paragraphs'](lines)] == ['One—two three, four.', 'Five.', 'Six.']
+    assert tool['opening'](lines, 4) == ['One—two three, four.'] and tool['opening'](lines, 5) == ['One—two three, four.', 'Five.']
 
 def test_the_bible():
     if not shutil.which('bible'): pytest.skip('Debian\'s bible-kjv is not installed')
@@ -208,7 +223,7 @@ def test_it_learns_which_verb_follows(tiny, tmp_path):
     assert again['nats'] == pytest.approx(found['nats'], abs=1e-4) and len(text_features(model, test)) == cfg.depth + 1
 
 @pytest.mark.parametrize('bad,said', [(dict(batch_size=4000), 'a step needs 4000 sequences'), (dict(seq_len=2000, mask_ratio=0.5), 'needs 80 sequences'),
-                                      (dict(data='nowhere.txt'), "must be 'book', 'bible' or a text file")])
+                                      (dict(data='nowhere.txt'), "must be 'austen', 'bible' or a text file")])
 def test_bad_values_are_refused(tiny, bad, said):
     with pytest.raises(ValueError, match=said): BertTask(replace(tiny, **bad))
 

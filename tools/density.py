@@ -1,10 +1,10 @@
 """Is text denser than images? Masked autoencoders and BERTs at masking ratios from 5 to 95 %; one row a run.
 
     OMP_NUM_THREADS=1 python tools/density.py results/density.csv --processes 2
-    OMP_NUM_THREADS=1 python tools/density.py /tmp/small.csv --data book --ratios 0.15 0.75 --seeds 0 --epochs 1 --home /tmp/small
+    OMP_NUM_THREADS=1 python tools/density.py /tmp/small.csv --data austen --ratios 0.15 0.75 --seeds 0 --epochs 1 --home /tmp/small
 
-Images are the bundled garments, the text is the King James Bible (`apt-get install bible-kjv`), the prose of the notebooks
-(`--data book`), or a file. A kind is trained for the same number of epochs at each ratio. Measured are, on held-out data with
+Images are the bundled garments, the text is the King James Bible (`apt-get install bible-kjv`), the bundled openings of six
+novels (`--data austen`), or a file. A kind is trained for the same number of epochs at each ratio. Measured are, on held-out data with
 fixed masks of the same ratio, the fraction of the variance that is explained (and of the entropy that is removed, for words),
 and, on frozen features of unmasked data, kNN and ridge regression: the class of a garment, the part of the text of a passage.
 Other rows are for comparison: the untrained encoder of each seed, raw pixels and counts of words, and what the nearest visible
@@ -173,7 +173,7 @@ def arguments():
     p.add_argument('--kinds', nargs='+', choices=KINDS, default=list(KINDS))
     p.add_argument('--ratios', type=float, nargs='+', default=RATIOS)
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--data', default='bible', help="the text: 'bible', 'book' or a file")
+    p.add_argument('--data', default='bible', help="the text: 'bible', 'austen' or a file")
     p.add_argument('--epochs', type=int, help=f"of each run; if not given, {EPOCHS['image']} for images and {EPOCHS['text']} for text")
     p.add_argument('--max_steps', type=int, help='of each run, to try it')
     p.add_argument('--processes', type=int, default=1, help='that work beside each other, with one thread each')

@@ -169,7 +169,7 @@ class BEiTConfig(PatchRelativeConfig):
 @dataclass(frozen=True)
 class TextConfig:
     "What a training run on text has."
-    data:str = 'book' # 'book' (the prose of the notebooks), 'bible' (Debian's package bible-kjv), or a text file
+    data:str = 'austen' # 'austen' (openings of six novels, bundled), 'bible' (Debian's package bible-kjv), or a text file
     output_dir:str = 'runs/text' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
@@ -194,7 +194,7 @@ class TextConfig:
 # %% ../../nbs/5_relatives/40_config.ipynb #98b6e459
 @dataclass(frozen=True)
 class BertConfig(TextConfig):
-    "A run of BERT: masked-language modelling. The defaults train a small one on the prose of the notebooks in minutes, on a CPU."
+    "A run of BERT: masked-language modelling. The defaults train a small one on the openings of six novels in minutes, on a CPU."
     output_dir:str = 'runs/bert' # folder of the run; a new one, unless resumed or overwritten
     mask_ratio:float = 0.15 # masking ratio: fraction of the words that is masked
     replace_by_mask:float = 0.8 # fraction of the masked words that [MASK] replaces; 1 is the analogue of masked patches

@@ -131,8 +131,9 @@ class Bigrams:
         "Smooth the counts of one neighbour with the frequencies."
         k = distance.clamp(max=self.reach) - 1
         counts = self.pairs[k,words] if after else self.pairs[k,:,words]
-        counts = counts*(distance <= self.reach)[:,None]
-        return ((counts + self.strength*self.p)/(counts.sum(1, keepdim=True) + self.strength)).log()
+        counts.mul_((distance <= self.reach)[:,None])  # in place: what is indexed by tensors is a copy
+        total = counts.sum(1, keepdim=True) + self.strength
+        return counts.add_(self.strength*self.p).div_(total).log_()
 
 # %% ../../nbs/5_relatives/46c_neighbours.ipynb #83b35a94
 @patch
@@ -148,7 +149,7 @@ def __call__(self:Bigrams,
     none = self.reach + 1
     before = self.given(ids[row,a.clamp(min=0)], torch.where(a < 0, none, col - a), True)
     behind = self.given(ids[row,b.clamp(max=T - 1)], torch.where(b == T, none, b - col), False)
-    return (before + behind - self.p.log()).log_softmax(1)
+    return before.add_(behind).sub_(self.p.log()).log_softmax(1)
 
 # %% ../../nbs/5_relatives/46c_neighbours.ipynb #f98811c5
 def image_baselines(
