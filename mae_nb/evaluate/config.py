@@ -26,7 +26,7 @@ class KnnConfig:
     temperature:float = 0.07 # a vote weighs exp(cosine / temperature)
     features:str|None = None # folder to cache the features in
     output:str|None = None # JSON file for the result
-    batch_size:int = 256 # images at a time, per process
+    batch_size:int = 64 # images at a time, per process
     num_workers:int = 0 # data-loader workers, per process
     crop_pct:float|None = None # fraction of the short side to crop; 0.875 up to 224 pixels and 1 above, if not given
     image_backend:Literal['fast', 'pil'] = 'fast' # 'pil' gives exactly the pixels of torchvision's transforms
@@ -81,7 +81,7 @@ class EvalConfig:
 class ReportConfig:
     "How a run of pre-training is evaluated for its report."
     max_images:int = 20000 # of the training images, and of the test images: at most so many, the same share of each class
-    batch_size:int = 256 # images at a time
+    batch_size:int = 64 # images at a time
     num_workers:int = 0 # data-loader workers
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given

@@ -32,7 +32,7 @@ def extract_features(
     model, # An encoder or MAE, with its `cfg`
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
     pool:str='avg', # `'avg'`, the mean over patches, `'token'`, the class token, or `'both'` side by side
-    batch_size:int=256, # Images at a time
+    batch_size:int=64, # Images at a time
     num_workers:int=0, # Data-loader workers
     world:DistInfo=DistInfo(), # Rank, number of processes and device
     **how # `crop_pct`, `image_backend`, `precision`, `skipped`, as in `predict_batches`

@@ -154,7 +154,7 @@ class FinetuneTask(ImageTask):
     def cached(self, images, skipped):
         "Features of a whole set, computed once."
         c = self.cfg
-        how = dict(batch_size=256, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision, skipped=skipped)
+        how = dict(num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend, precision=self.precision, skipped=skipped)
         return FeatureDataset(*predict_all(pooled_features(self.model.eval()), images, self.model.cfg, self.dist.device, self.dist, **how), c.seed)
 
     def batches(self, start, log=print):
