@@ -88,7 +88,7 @@ def predict_whole(
     resized = torch.stack([F.interpolate(x[None], tuple(window), mode='bilinear', antialias=True)[0] for x in imgs])
     return [x for part in resized.split(batch_size) for x in resize_maps(forward(part).float(), window)]
 
-# %% ../../nbs/6_transfer/61c_miou.ipynb #531214db
+# %% ../../nbs/6_transfer/61c_miou.ipynb #aa97dd6e
 class EvalMaps(Dataset):
     "Images at their base size, and their maps as they are; an error's text where an image can't be read."
     def __init__(self, dataset, base_size:tuple=None): self.dataset,self.base_size = dataset,base_size # With `pair`; as for `scaled_size`
@@ -102,7 +102,7 @@ def _as_is(sample): return sample
 
 @torch.no_grad()
 def count_pixels(
-    model, # With `cfg` (`img_size`, `mean`, `std`, `num_classes`); called with images, returns logits
+    model, # With `cfg` (`img_size`, `mean`, `std`, `num_classes`), and `predict`, called with images, which returns logits
     dataset, # With `pair`
     world:DistInfo=DistInfo(), # Rank, number of processes and device
     base_size:tuple=None, # As for `scaled_size`
@@ -122,7 +122,7 @@ def count_pixels(
         for i,_,why in (s for s in batch if s[1] is None): skipped.add(i, why)
         good = [s for s in batch if s[1] is not None]
         imgs = [normalise(img.to(device), cfg.mean, cfg.std) for _,img,_ in good]
-        with autocast(device, precision): found = predict(model, imgs, cfg.img_size, batch_size=batch_size) if imgs else []
+        with autocast(device, precision): found = predict(model.predict, imgs, cfg.img_size, batch_size=batch_size) if imgs else []
         for logits,(_,_,labels) in zip(found, good):
             pred = resize_maps(logits[None], labels.shape)[0].argmax(0)
             n += confusion_matrix(pred.cpu(), labels, cfg.num_classes)
