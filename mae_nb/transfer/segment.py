@@ -135,7 +135,7 @@ def summary(self:SegmentTask)->str:
             f'{self.schedule_summary()}, {c.schedule}\n'
             f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #3d2b453b
+# %% ../../nbs/6_transfer/61e_segment.ipynb #eecda804
 def class_colours(
     n:int, # Classes
 )->Tensor: # `(n, 3)`, in [0, 1]; the first is dark
@@ -157,6 +157,7 @@ def overlay(
     painted = colours[labels.long().clamp(max=len(colours) - 1)].movedim(2, 0)
     return torch.where(labels == ignored, grey, grey*(1 - strength) + painted*strength)
 
+# %% ../../nbs/6_transfer/61e_segment.ipynb #b287246b
 @torch.no_grad()
 def predict_maps(
     model:Segmenter, # Its mode doesn't matter
@@ -174,6 +175,7 @@ def predict_maps(
     model.train(training)
     return [resize_maps(z[None], x.shape[1:])[0].argmax(0).cpu() for x,z in zip(imgs, found)]
 
+# %% ../../nbs/6_transfer/61e_segment.ipynb #7f6b4231
 def show_segmentation(
     model, # A `Segmenter`, or the folder of a run
     imgs, # As for `predict_maps`
@@ -194,7 +196,7 @@ def show_segmentation(
         return ', '.join(str(c.classes[k] if c.classes else k) for k in most[:4] if (m == k).any())
     return show_images([x for row in rows for x in row], ['']*len(imgs)*(len(rows) - 1) + [title(m) for m in found], ncols=len(imgs))
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #50e5052d
+# %% ../../nbs/6_transfer/61e_segment.ipynb #4ad0b6f0
 def evaluate_run(
     cfg:SegmentConfig, # `evaluate` is the run; its test images are those of `data`
     log=print, # Called with lines of text
