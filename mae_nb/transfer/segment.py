@@ -45,7 +45,7 @@ def scheduled_lr(
     if schedule == 'poly': return (min_lr + (lr - min_lr)*(1 - min(1., step/total_steps)))*warm
     return lr*warm*0.1**sum(step >= at*total_steps for at in steps_at)
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #c6f06dd9
+# %% ../../nbs/6_transfer/61e_segment.ipynb #79091bab
 class SegmentTask(ImageTask):
     "Train an encoder and a head for semantic segmentation (appendix A.4)."
     def setup(self):
@@ -72,6 +72,7 @@ class SegmentTask(ImageTask):
         zero = getattr(images, 'reduce_zero_label', False)
         counted = '0 is unlabelled, classes count from 1' if zero else 'classes count from 0'
         self.set_data(images, self.test, [f'maps     {counted}; {ignored} is ignored; {self.model.cfg.num_classes} classes', *odd])
+        self.plan = '\n'.join(line for line in self.plan.split('\n') if not line.startswith('classes  none'))
         self.inputs['data'] |= dict(num_classes=images.num_classes, reduce_zero_label=zero)
         if c.encoder: self.inputs['encoder'] = self.model.encoder_id
 
@@ -81,7 +82,10 @@ class SegmentTask(ImageTask):
 
     def batches(self, start, log=print):
         self.test_skipped.log = log
-        try: yield from super().batches(start, log)
+        try:
+            for i,batch in enumerate(super().batches(start, log)):
+                self.model.head.advance((start + i//self.accum_iter)/self.total_steps)
+                yield batch
         except BadMap as e: raise BadMap(str(e).strip().split('\n')[-1].split('BadMap: ')[-1]) from None  # without a worker's traceback
 
 # %% ../../nbs/6_transfer/61e_segment.ipynb #25f36ae8

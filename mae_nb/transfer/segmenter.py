@@ -27,7 +27,7 @@ from .upernet import FCNHead, UperNetHead, resize_maps
 from ..weights.formats import read_weights, weights_id
 from ..weights.hub import resolve_weights
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #26e37c49
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #1c685245
 @dataclass(frozen=True)
 class SegmenterConfig(DenseViTConfig):
     "A segmentation model's architecture; saved next to its weights."
@@ -62,6 +62,7 @@ class PyramidHead(nn.Module):
     def forward(self, backbone:nn.Module, imgs:Tensor)->tuple: # Logits at stride 4, and those of the auxiliary head in training, else None
         maps = [stage(x) for stage,x in zip(self.stages, feature_maps(backbone, imgs))]
         return self.upernet(maps), self.aux(maps[2]) if self.aux and self.training else None
+    def advance(self, progress:float): pass # Of the training, 0 to 1; nothing of this head changes with it
     def logits(self, out): return out[0]
     def loss(self, out, labels):
         logits,aux = out
