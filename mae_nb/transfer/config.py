@@ -55,14 +55,14 @@ class SegmentConfig(TransferConfig):
     evaluate:str|None = None # a run of mae_segment: evaluate it on the test images of data, and train nothing
     num_classes:int|None = None # classes; those of classes.txt, or counted in all maps, if not given
     reduce_zero_label:bool|None = None # in maps, 0 is unlabelled, and classes count from 1; yes for ADE20K's folders, else no, if not given
-    head:Literal['upernet', 'query'] = 'upernet' # the paper's head, on four maps; or queries in the last blocks, without a pyramid (EoMT)
+    head:Literal['upernet', 'query'] = 'upernet' # the paper's head, on four maps; or queries in the last blocks (EoMT)
     head_channels:int|None = None # width of UperNet's maps; the encoder's if not given
     aux_channels:int = 256 # width of the auxiliary head
     aux_weight:float = 0.4 # weight of its loss; without an auxiliary head if 0
     dropout:float = 0.1 # before the last layer of UperNet and of the auxiliary head
     num_queries:int = 100 # with head query: how many
     query_blocks:int = 4 # with head query: last blocks that they pass through
-    base_size:tuple[int,int]|None = None # short and long side that images are resized to fit, before the crop and for tests, in pixels, HxW; their own size if not given
+    base_size:tuple[int,int]|None = None # short and long side, in pixels, that images are resized to fit, also for tests; their own size if not given
     ratio_range:tuple[float,float] = (0.5, 2.) # training images are resized by a random factor in this range, on top
     cat_max_ratio:float = 0.75 # crops are drawn again, ten times, while one class has more of their labelled pixels
     photometric:bool = True # change brightness, contrast, saturation and hue at random
@@ -80,6 +80,9 @@ class SegmentConfig(TransferConfig):
         if len(self.ratio_range) != 2 or not 0 < self.ratio_range[0] <= self.ratio_range[1]:
             raise ValueError(f'ratio_range must be two numbers above 0, the smaller first, got {self.ratio_range}')
         if self.base_size and min(self.base_size) < 1: raise ValueError(f'base_size must be two sides of at least 1 pixel, got {self.base_size}')
+        if self.crop_scale_min != TransferConfig.crop_scale_min: raise ValueError('crops have img_size, of images resized by ratio_range: leave crop_scale_min out')
+        if self.image_backend != 'fast': raise ValueError(f'image_backend must be fast for segmentation, got {self.image_backend}')
+        if self.fsdp: raise ValueError('fsdp needs equal numbers of windows in all processes, and images differ in size: leave it out; each process has the whole model')
         if self.exif_transpose: raise ValueError('exif_transpose would rotate images, and not their maps: leave it out')
         if self.num_classes and self.num_classes > 255: raise ValueError(f'num_classes must be at most 255, for 255 marks ignored pixels; got {self.num_classes}')
 
@@ -90,8 +93,9 @@ class SegmentConfig(TransferConfig):
 _ade = dict(data='ADEChallengeData2016', img_size=(512, 512), base_size=(512, 2048), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
             batch_size=16, effective_batch=16, blr=1.6e-3, weight_decay=0.05, layer_decay=0.65, drop_path=0.1, warmup_epochs=1500/1263,
             schedule='poly', num_workers=8, eval_every=10)
-_in_ade = ('epochs, batch size and relative positions of appendix A.4; it searched the learning rate, and leaves the rest open: here the values of implus/mae_segmentation '
-           '(AdamW 1e-4, decay 0.05, layer decay 0.65, drop path 0.1, 1500 steps of warm-up, poly; UperNet as wide as the encoder)')
+_in_ade = ('epochs, batch size and relative positions of appendix A.4; it searched the learning rate, and leaves the rest open: '
+           'here the values of implus/mae_segmentation (AdamW 1e-4, decay 0.05, layer decay 0.65, drop path 0.1, '
+           '1500 steps of warm-up, poly; UperNet as wide as the encoder)')
 _large = '; found with ViT-B: search learning rate, layer decay and drop path anew'
 _scenes = SegmentConfig(model='mae_vit_nano_patch6', img_size=(72, 72), head_channels=48, aux_channels=48)
 segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
@@ -100,7 +104,8 @@ segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
     dict(name='paper_segment_large', source=_in_ade + _large, expected='ADE20K mIoU 53.6 (Table 5)',
          base=SegmentConfig(**_ade, encoder='runs/paper_vit_large_1600_norm_pix', model='mae_vit_large_patch16', epochs=100)),
     dict(name='upernet_base', source='implus/mae_segmentation, the configuration of its published run: 160 000 steps',
-         expected='ADE20K mIoU 48.15, mAcc 58.99, aAcc 83.05', base=SegmentConfig(**_ade, encoder='mae_pretrain_vit_base.pth', epochs=127, max_steps=160_000)),
-    dict(name='scenes_segment', source='ours: the default configuration, from an encoder pre-trained on other scenes (mae_pretrain --data scenes --model mae_vit_nano_patch6 --img_size 72 --output_dir runs/scenes)',
-         expected='not measured yet', base=replace(_scenes, encoder='runs/scenes')),
+         expected='ADE20K mIoU 48.15, mAcc 58.99, aAcc 83.05',
+         base=SegmentConfig(**_ade, encoder='mae_pretrain_vit_base.pth', epochs=127, max_steps=160_000)),
+    dict(name='scenes_segment', source='ours: the default configuration, from an encoder pre-trained on other scenes '
+         '(mae_pretrain --data scenes --model mae_vit_nano_patch6 --img_size 72 --output_dir runs/scenes)', expected='not measured yet', base=replace(_scenes, encoder='runs/scenes')),
     dict(name='scenes_segment_scratch', source='ours: the same from scratch', expected='not measured yet', base=replace(_scenes, layer_decay=None)))

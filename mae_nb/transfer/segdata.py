@@ -20,11 +20,12 @@ from ..data.folders import folders_in, list_images, split_of
 from ..data.images import CorruptImage, EncodedImageDataset, catch_corrupt, open_image, read_bytes, worker_options
 from ..data.scenes import labelled_scenes
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #0355d025
+# %% ../../nbs/6_transfer/61_maps.ipynb #5614f9b2
 ignored = 255 # Class number of pixels that are not labelled
 
 class BadMap(ValueError):
     "A semantic map that doesn't fit its image, or its classes; its text names it."
+    def bare(self): return BadMap(str(self).strip().split('\n')[-1].split('BadMap: ')[-1]) # The same without a data-loader worker's traceback
 
 def decode_map(
     data:bytes, # Content of an image file of one channel, or with a palette
@@ -42,10 +43,11 @@ def decode_map(
     wrong = v[(v != ignored) & ((v < 0) | (v >= (num_classes or ignored)))]
     if len(wrong):
         stored = ' (counted from 0)' if reduce_zero_label else ''
-        raise BadMap(f'{name} has class {wrong.max()}{stored}, and there are {num_classes or ignored} classes, 0 to {(num_classes or ignored) - 1}, and {ignored} for ignored pixels')
+        n = num_classes or ignored
+        raise BadMap(f'{name} has class {wrong.max()}{stored}, and there are {n} classes, 0 to {n - 1}, and {ignored} for ignored pixels')
     return v.astype(np.uint8)
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #cd755472
+# %% ../../nbs/6_transfer/61_maps.ipynb #9184d902
 _image_names = 'images', 'image', 'imgs', 'img', 'jpegimages'
 _map_names = 'annotations', 'annotation', 'masks', 'mask', 'labels', 'segmentationclass', 'segmentation', 'maps'
 _map_endings = '.png', '.tif', '.tiff', '.bmp', '.gif'
@@ -69,30 +71,37 @@ def map_folders(
 )->tuple: # Folders of images and of maps; None if there is no such split
     "Find images and maps of a split, in any of the layouts."
     path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"no data {str(path)!r}: it is neither a folder nor 'scenes'{did_you_mean(str(path), ['scenes'], 0.6)}")
+    if not path.is_dir():
+        raise FileNotFoundError(f"no data {str(path)!r}: it is neither a folder nor 'scenes'{did_you_mean(str(path), ['scenes'], 0.6)}")
     outer = _split(path, split)
     here = outer or path
     images,maps = _one(here, _image_names), _one(here, _map_names)
     if not images or not maps:
         if not outer and split != 'train' and _split(path, 'train'): return None
-        raise ValueError(f'{here} holds {", ".join(folders_in(here)[:5]) or "no folders"}: segmentation needs a folder images, and masks or annotations beside it')
+        there = ', '.join(folders_in(here)[:5]) or 'no folders'
+        raise ValueError(f'{here} holds {there}: segmentation needs a folder images, and masks or annotations beside it')
     if outer: return images, maps
     inner = [_split(d, split) for d in (images, maps)]
     if all(inner): return tuple(inner)
-    if any(inner): raise ValueError(f'{path} has a folder {inner[0] or inner[1]}, and none for the same split in {maps if inner[0] else images}')
-    return None if split != 'train' else (images, maps)
+    if any(inner):
+        raise ValueError(f'{path} has a folder {inner[0] or inner[1]}, and none for the same split in {maps if inner[0] else images}')
+    if split != 'train': return None
+    if _split(images, 'test'): raise ValueError(f'{images} has a folder {_split(images, "test").name}, and none for training')
+    return images, maps
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #470fdf63
+# %% ../../nbs/6_transfer/61_maps.ipynb #2f1574a6
 def _pairs(images, maps):
     "Names of images and of their maps, and lines on what has no counterpart; raise `ValueError` for images without map."
     pictures,masks = list_images(images).files, list_images(maps, known=_map_endings).files
     map_of = {os.path.splitext(f)[0]: f for f in masks}
     bare = [f for f in pictures if os.path.splitext(f)[0] not in map_of]
     if not pictures: raise ValueError(f'no images under {images}')
-    if bare: raise ValueError(f'{len(bare)} of {len(pictures)} images under {images} have no map, like {bare[0]}: looked for {os.path.splitext(bare[0])[0]} '
-                              f'with {", ".join(_map_endings)} under {maps}')
+    if bare:
+        raise ValueError(f'{len(bare)} of {len(pictures)} images under {images} have no map, like {bare[0]}: '
+                         f'looked for {os.path.splitext(bare[0])[0]} with {", ".join(_map_endings)} under {maps}')
     stems = [os.path.splitext(f)[0] for f in pictures]
-    if len(set(stems)) < len(stems) or len(map_of) < len(masks): raise ValueError(f'several files under {images} or {maps} differ in their endings alone')
+    if len(set(stems)) < len(stems) or len(map_of) < len(masks):
+        raise ValueError(f'several files under {images} or {maps} differ in their endings alone')
     more = len(masks) - len(pictures)
     return pictures, [map_of[s] for s in stems], [f'passed over {more} maps without image'] if more else []
 
@@ -148,7 +157,7 @@ class SceneMaps(Dataset):
         part.imgs,part.maps,part.labels = (v[ids] for v in (self.imgs, self.maps, self.labels))
         return part
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #7d5821cf
+# %% ../../nbs/6_transfer/61_maps.ipynb #2d2e6fad
 def class_names(
     path, # Folder of a data set
 )->tuple: # Names, class 0 first; None if there is no list
@@ -172,8 +181,11 @@ def count_classes(
 )->int: # Largest class number of all maps, plus one
     "Count the classes, by reading all maps."
     of = partial(catch_corrupt, partial(_largest, dataset))
-    found = [n for n in DataLoader(range(len(dataset)), batch_size=None, collate_fn=of, **worker_options(num_workers)) if not isinstance(n, CorruptImage)]
-    if max(found, default=-1) < 0: raise ValueError(f'no pixel of {len(dataset)} maps under {dataset.maps} is labelled: all are {ignored}' + ', or 0'*dataset.reduce_zero_label)
+    loader = DataLoader(range(len(dataset)), batch_size=None, collate_fn=of, **worker_options(num_workers))
+    found = [n for n in loader if not isinstance(n, CorruptImage)]
+    if max(found, default=-1) < 0:
+        unlabelled = f'{ignored}, or 0' if dataset.reduce_zero_label else ignored
+        raise ValueError(f'no pixel of {len(dataset)} maps under {dataset.maps} is labelled: all are {unlabelled}')
     return max(found) + 1
 
 def load_map_splits(
@@ -189,7 +201,8 @@ def load_map_splits(
     if str(data) == 'scenes': sets = [SceneMaps(s) for s in ('train', 'test')]
     else:
         found = [map_folders(data, s) for s in ('train', 'test')]
-        if reduce_zero_label is None: reduce_zero_label = (found[0][0].name, found[0][1].name, found[0][1].parent.name) == ('training', 'training', 'annotations')
+        at = [d.parts[-2:] for d in found[0]]
+        if reduce_zero_label is None: reduce_zero_label = at == [('images', 'training'), ('annotations', 'training')]
         sets = [f and FolderMaps(*f, reduce_zero_label) for f in found]
         names = class_names(data)
         n = num_classes or (len(names) if names else count_classes(sets[0], num_workers))
@@ -202,7 +215,7 @@ def load_map_splits(
     ids = torch.randperm(len(train), generator=sample_rng(seed, purpose='labels'))[:n].sort()[0]
     return train if fraction == 1 else train.keep(ids), sets[1]
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #75e35071
+# %% ../../nbs/6_transfer/61_maps.ipynb #fba52804
 def _checked(dataset, i):
     "Load an image and its map, for its error, and whether any pixel is labelled."
     return bool((dataset.pair(int(i))[1] != ignored).any())
@@ -218,9 +231,10 @@ def check_maps(
     ids = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int)
     loader = DataLoader(ids, batch_size=None, collate_fn=partial(catch_corrupt, partial(_checked, dataset)), **worker_options(num_workers))
     try: found = list(loader)
-    except BadMap as e: raise BadMap(str(e).strip().split('\n')[-1].removeprefix('mae_nb.transfer.segdata.BadMap: ')) from None  # without a worker's traceback
+    except BadMap as e: raise e.bare() from None
     bad = [f for f in found if isinstance(f, CorruptImage)]
-    if len(bad) == len(found) or len(bad) > max_bad_images: raise ValueError(f'{len(bad)} of {len(found)} images looked at cannot be read; the first: {bad[0]}')
+    if len(bad) == len(found) or len(bad) > max_bad_images:
+        raise ValueError(f'{len(bad)} of {len(found)} images looked at cannot be read; the first: {bad[0]}')
     empty = len(found) - len(bad) - sum(f is True for f in found)
     if empty == len(found) - len(bad): raise ValueError(f'none of {len(found)} maps looked at has a labelled pixel: all are {ignored}')
     return [f'{empty} of {len(found)} maps looked at have no labelled pixel: nothing is learned from them'] if empty else []

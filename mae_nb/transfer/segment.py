@@ -45,7 +45,7 @@ def scheduled_lr(
     if schedule == 'poly': return (min_lr + (lr - min_lr)*(1 - min(1., step/total_steps)))*warm
     return lr*warm*0.1**sum(step >= at*total_steps for at in steps_at)
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #79091bab
+# %% ../../nbs/6_transfer/61e_segment.ipynb #650faf30
 class SegmentTask(ImageTask):
     "Train an encoder and a head for semantic segmentation (appendix A.4)."
     def setup(self):
@@ -86,9 +86,9 @@ class SegmentTask(ImageTask):
             for i,batch in enumerate(super().batches(start, log)):
                 self.model.head.advance((start + i//self.accum_iter)/self.total_steps)
                 yield batch
-        except BadMap as e: raise BadMap(str(e).strip().split('\n')[-1].split('BadMap: ')[-1]) from None  # without a worker's traceback
+        except BadMap as e: raise e.bare() from None
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #25f36ae8
+# %% ../../nbs/6_transfer/61e_segment.ipynb #1c5c48f5
 @patch
 def loss(self:SegmentTask,
     forward, # The model, replicated or sharded
@@ -131,11 +131,13 @@ def paint(self:SegmentTask, step:int, n:int=6)->None: # Optimiser steps done; im
 def summary(self:SegmentTask)->str:
     c,m = self.cfg,self.model.cfg
     parts = ', '.join(f'{k} {sum(p.numel() for p in part.parameters())/1e6:.3g} M' for k,part in self.model.named_children())
+    seen,few = c.batch_size*self.dist.size, m.head == 'upernet' and self.accum_iter > 1
+    norm = f'warning  BatchNorm sees the {seen} images of one forward pass, not the {self.effective_batch} of a step\n' if few else ''
     tested = 'NO test images' if self.test is None else f'{len(self.test)} test images'
     return (f'model    ViT {m.embed_dim} x {m.depth} and {m.head}, {m.img_size[0]}x{m.img_size[1]} pixels; parameters: {parts}\n'
             f'start    {"; ".join([c.encoder or "from scratch", *getattr(self.model.backbone, "load_notes", ())])}\n'
             f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}; {tested}\n'
-            f'{self.plan}\n'
+            f'{self.plan}\n{norm}'
             f'{self.schedule_summary()}, {c.schedule}\n'
             f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
 
@@ -200,7 +202,7 @@ def show_segmentation(
         return ', '.join(str(c.classes[k] if c.classes else k) for k in most[:4] if (m == k).any())
     return show_images([x for row in rows for x in row], ['']*len(imgs)*(len(rows) - 1) + [title(m) for m in found], ncols=len(imgs))
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #4ad0b6f0
+# %% ../../nbs/6_transfer/61e_segment.ipynb #0939758d
 def evaluate_run(
     cfg:SegmentConfig, # `evaluate` is the run; its test images are those of `data`
     log=print, # Called with lines of text
@@ -209,13 +211,16 @@ def evaluate_run(
     with init_distributed(cfg.device, log) as dist:
         model = load_segmenter(cfg.evaluate).to(dist.device)
         m = model.cfg
-        train,test = load_map_splits(cfg.data, num_classes=cfg.num_classes or (None if cfg.data == 'scenes' else m.num_classes), reduce_zero_label=cfg.reduce_zero_label)
+        known = None if cfg.data == 'scenes' else m.num_classes
+        _,test = load_map_splits(cfg.data, num_classes=cfg.num_classes or known, reduce_zero_label=cfg.reduce_zero_label)
         if test is None: raise ValueError(f'{cfg.data} has no test images: no folder val, validation or test')
         if test.num_classes != m.num_classes or (test.classes and m.classes and tuple(test.classes) != m.classes):
-            raise ValueError(f'{cfg.evaluate} knows {m.num_classes} classes, and {cfg.data} has {test.num_classes}' + ', of other names'*(test.num_classes == m.num_classes))
+            other = ', of other names'*(test.num_classes == m.num_classes)
+            raise ValueError(f'{cfg.evaluate} knows {m.num_classes} classes, and {cfg.data} has {test.num_classes}{other}')
         match_channels(test, m.in_chans, m.value_range)
-        found = evaluate_maps(model, test, dist, base_size=cfg.base_size or m.base_size, inference=cfg.inference, batch_size=cfg.batch_size, num_workers=cfg.num_workers,
-                              precision=resolve_precision(cfg.precision, dist.device), skipped=CorruptCounter(cfg.max_bad_images, log))
+        how = dict(base_size=cfg.base_size or m.base_size, inference=cfg.inference, batch_size=cfg.batch_size, num_workers=cfg.num_workers)
+        skipped = CorruptCounter(cfg.max_bad_images, log)
+        found = evaluate_maps(model, test, dist, precision=resolve_precision(cfg.precision, dist.device), skipped=skipped, **how)
         if dist.first: log(f'{cfg.evaluate} on {len(test)} images of {cfg.data}: ' + ', '.join(f'{k} {v:.4g}' for k,v in found.items()))
     return found
 

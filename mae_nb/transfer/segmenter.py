@@ -27,7 +27,7 @@ from .upernet import FCNHead, UperNetHead, resize_maps
 from ..weights.formats import read_weights, weights_id
 from ..weights.hub import resolve_weights
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #1c685245
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #7bed8599
 @dataclass(frozen=True)
 class SegmenterConfig(DenseViTConfig):
     "A segmentation model's architecture; saved next to its weights."
@@ -49,7 +49,8 @@ class SegmenterConfig(DenseViTConfig):
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f'{len(self.classes)} names of classes, but num_classes={self.num_classes}')
         if self.head == 'query' and self.rel_pos: raise ValueError('queries have no relative positions: give rel_pos=False with head=query')
-        if self.head == 'query' and self.query_blocks >= self.depth: raise ValueError(f'query_blocks={self.query_blocks} must be fewer than the {self.depth} blocks')
+        if self.head == 'query' and self.query_blocks >= self.depth:
+            raise ValueError(f'query_blocks={self.query_blocks} must be fewer than the {self.depth} blocks')
 
 class PyramidHead(nn.Module):
     "Four maps of a plain ViT, UperNet on them, and an auxiliary head on the third."
@@ -103,7 +104,7 @@ class Segmenter(nn.Module):
         "Number the layers: 0 is the embedding, then the blocks, then all of the head."
         return dict(stem=r'^backbone\.(?!blocks\.)', blocks=r'^backbone\.blocks' if coarse else r'^backbone\.blocks\.(\d+)')
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #62e90c30
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #2a11df2b
 def make_segmenter(
     cfg:SegmentConfig, # Configuration
     dataset, # Training images, from `load_map_splits`
@@ -123,10 +124,12 @@ def make_segmenter(
     channels = image_channels(cfg, dataset, shapes.get('in_chans'), shapes.get('value_range'))
     shapes['value_range'] = getattr(dataset, 'value_range', None)
     if not cfg.encoder: shapes['in_chans'] = channels
-    if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the encoder takes {shapes["in_chans"]}: mae_convert --in_chans {channels} adapts it')
+    if shapes['in_chans'] != channels:
+        raise ValueError(f'{cfg.data} has images of {channels} channels, and the encoder takes {shapes["in_chans"]}: mae_convert --in_chans {channels} adapts it')
     if len(shapes.get('mean') or ()) != channels: shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
     shapes |= {k: getattr(cfg, k) for k in ('head', 'rel_pos', 'drop_path', 'dropout', 'num_queries', 'query_blocks', 'base_size')}
-    shapes |= dict(num_classes=dataset.num_classes, classes=dataset.classes, head_channels=cfg.head_channels or shapes['embed_dim'], aux_channels=cfg.aux_channels if cfg.aux_weight else None)
+    shapes |= dict(num_classes=dataset.num_classes, classes=dataset.classes)
+    shapes |= dict(head_channels=cfg.head_channels or shapes['embed_dim'], aux_channels=cfg.aux_channels if cfg.aux_weight else None)
     seed_all(cfg.seed)
     model = Segmenter(SegmenterConfig(**shapes), cfg.aux_weight)
     if not w: return model
@@ -142,7 +145,8 @@ def load_segmenter(
     folder = weights_folder(Path(source).expanduser())
     file = folder/'model.json'
     sizes = read_json(file) if file.is_file() else {}
-    if sizes.get('kind') != 'segmentation' or 'num_classes' not in sizes: raise ValueError(f'{source} is no run of mae_segment: ' + ('its model.json is of another kind of model' if sizes else 'it holds no model.json'))
+    if sizes.get('kind') != 'segmentation' or 'num_classes' not in sizes:
+        raise ValueError(f'{source} is no run of mae_segment: ' + ('its model.json is of another kind of model' if sizes else 'it holds no model.json'))
     weights = folder/f'{"ema" if use_ema else "model"}.safetensors'
     if not weights.is_file(): raise FileNotFoundError(f'no {weights.name} in {folder}')
     known = {f.name for f in fields(SegmenterConfig)}
