@@ -22,7 +22,7 @@ from .segcrops import resize_pair, scaled_size
 from .segdata import ignored
 from .upernet import resize_maps
 
-# %% ../../nbs/6_transfer/61c_miou.ipynb #9fb3c709
+# %% ../../nbs/6_transfer/61c_miou.ipynb #c3ba8faf
 def confusion_matrix(
     pred:Tensor, # Predicted classes, any shape
     labels:Tensor, # Classes, of the same shape; 255 is ignored
@@ -39,7 +39,8 @@ def segmentation_metrics(
     "Compute the metrics of a confusion matrix; raise `ValueError` if it is empty."
     n = n.double()
     if not n.sum(): raise ValueError('there is no labelled pixel to evaluate on')
-    right,true,said = n.diagonal(), n.sum(1), n.sum(0)
+    right = n.diagonal()
+    true,said = n.sum(1), n.sum(0)
     union = true + said - right
     iou,acc = (right/union)[union > 0], (right/true)[true > 0]
     return dict(mIoU=100*iou.mean().item(), mAcc=100*acc.mean().item(), aAcc=100*(right.sum()/n.sum()).item())

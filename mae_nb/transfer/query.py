@@ -23,13 +23,14 @@ def query_scores(
     "Score the classes of each pixel (61f.1)."
     return torch.einsum('bqk,bqhw->bkhw', classes.softmax(-1)[...,:-1], masks.sigmoid())
 
-# %% ../../nbs/6_transfer/61f_query.ipynb #3a70a187
+# %% ../../nbs/6_transfer/61f_query.ipynb #8827d048
 class QueryHead(nn.Module):
     "Queries in the last blocks of a plain ViT (EoMT)."
     def __init__(self, cfg): # A `SegmenterConfig`
         super().__init__()
         D,self.blocks,self.num_queries = cfg.embed_dim, cfg.query_blocks, cfg.num_queries
-        self.grid,self.img_size = grid_size(cfg.img_size, cfg.patch_size), cfg.img_size
+        self.grid = grid_size(cfg.img_size, cfg.patch_size)
+        self.img_size = cfg.img_size
         self.query = nn.Parameter(torch.randn(1, cfg.num_queries, D))
         self.norm = layer_norm(D)
         self.classify = nn.Linear(D, cfg.num_classes + 1)
@@ -55,7 +56,7 @@ class QueryHead(nn.Module):
         bias[:,:Q,Q + 1:] = torch.where(seen, 0., -1e9)
         return bias[:,None]
 
-    def forward(self, backbone:nn.Module, imgs:Tensor)->list: # What the queries say before each of the last blocks, where attention is masked, and at the end
+    def forward(self, backbone:nn.Module, imgs:Tensor)->list: # What queries say before each block with masked attention, and at the end
         x = backbone.patch_embed(imgs)
         x = backbone.pos_drop(torch.cat([backbone.cls_token.expand(len(x), -1, -1), x], 1) + backbone.pos_embed)
         said = []
@@ -76,7 +77,7 @@ class QueryHead(nn.Module):
         return query_scores(resize_maps(masks.float(), self.img_size), classes.float())
     def loss(self, said, labels): return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in said)
 
-# %% ../../nbs/6_transfer/61f_query.ipynb #01dea9ae
+# %% ../../nbs/6_transfer/61f_query.ipynb #763674a3
 def mask_costs(
     masks:Tensor, # Logits, `(Q, n)`, of n pixels
     targets:Tensor, # Masks, `(K, n)`, 0 or 1
@@ -108,8 +109,9 @@ def query_loss(
     labels:Tensor, # Maps, `(B, H, W)`; 255 is ignored
 )->Tensor: # Scalar
     "Loss of Mask2Former: cross-entropy of classes, times 2, BCE and dice of assigned masks, times 5 each."
-    B,Q,none = *classes.shape[:2], classes.shape[2] - 1
-    small = F.interpolate(labels[:,None].float(), masks.shape[2:], mode='nearest')[:,0].long().flatten(1)  # map and mask are compared at the mask's size
+    B,Q,n = classes.shape
+    none = n - 1
+    small = F.interpolate(labels[:,None].float(), masks.shape[2:], mode='nearest')[:,0].long().flatten(1)  # compared at the mask's size
     wanted = torch.full((B, Q), none, device=masks.device)
     parts = [0.*masks.sum()]
     count = 0
@@ -121,7 +123,8 @@ def query_loss(
         targets = (small[i][known] == there[:,None]).float()
         with torch.no_grad(): q,k = assign(m, classes[i], targets, there)
         wanted[i,q] = there[k]
-        p,t = m[q].sigmoid(), targets[k]
+        p = m[q].sigmoid()
+        t = targets[k]
         dice = 1 - (2*(p*t).sum(1) + 1)/(p.sum(1) + t.sum(1) + 1)
         parts.append(5*(F.binary_cross_entropy_with_logits(m[q], t, reduction='none').mean(1) + dice).sum())
         count += len(there)

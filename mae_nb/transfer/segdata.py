@@ -89,7 +89,7 @@ def map_folders(
     if _split(images, 'test'): raise ValueError(f'{images} has a folder {_split(images, "test").name}, and none for training')
     return images, maps
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #2f1574a6
+# %% ../../nbs/6_transfer/61_maps.ipynb #bff5a0da
 def _pairs(images, maps):
     "Names of images and of their maps, and lines on what has no counterpart; raise `ValueError` for images without map."
     pictures,masks = list_images(images).files, list_images(maps, known=_map_endings).files
@@ -113,7 +113,8 @@ class FolderMaps(EncodedImageDataset):
         maps, # Folder of maps, with the same names but for the endings
         reduce_zero_label:bool=False, # As for `decode_map`
     ):
-        self.path,self.maps,self.reduce_zero_label = Path(images),Path(maps),reduce_zero_label
+        self.path,self.maps = Path(images), Path(maps)
+        self.reduce_zero_label = reduce_zero_label
         pictures,masks,self.notes = _pairs(self.path, self.maps)
         self.files,self.map_files = (np.array([os.fsencode(f) for f in names]) for names in (pictures, masks))
         self.labels = torch.full((len(pictures),), -1)  # an image has no class
@@ -126,9 +127,11 @@ class FolderMaps(EncodedImageDataset):
     def pair(self, i, data=None)->tuple: # Image `(C, H, W)`, uint8, and map `(H, W)`, uint8; of its bytes, if already read
         "Load an image and its map; raise `BadMap` if their sizes differ."
         if isinstance(data, CorruptImage): raise data
-        img,labels = self.decode(self.read(i) if data is None else data, i), self.semantic_map(i)
+        img = self.decode(self.read(i) if data is None else data, i)
+        labels = self.semantic_map(i)
         if img.shape[1:] != labels.shape:
-            (h,w),(a,b) = img.shape[1:], labels.shape
+            h,w = img.shape[1:]
+            a,b = labels.shape
             raise BadMap(f'{self.name(i)} has {h}x{w} pixels, and its map {a}x{b}: they must be of one size')
         return img, labels
     def keep(self, ids): # Indices of images

@@ -88,7 +88,7 @@ class SegmentTask(ImageTask):
                 yield batch
         except BadMap as e: raise e.bare() from None
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #1c5c48f5
+# %% ../../nbs/6_transfer/61e_segment.ipynb #1adc2967
 @patch
 def loss(self:SegmentTask,
     forward, # The model, replicated or sharded
@@ -131,8 +131,9 @@ def paint(self:SegmentTask, step:int, n:int=6)->None: # Optimiser steps done; im
 def summary(self:SegmentTask)->str:
     c,m = self.cfg,self.model.cfg
     parts = ', '.join(f'{k} {sum(p.numel() for p in part.parameters())/1e6:.3g} M' for k,part in self.model.named_children())
-    seen,few = c.batch_size*self.dist.size, m.head == 'upernet' and self.accum_iter > 1
-    norm = f'warning  BatchNorm sees the {seen} images of one forward pass, not the {self.effective_batch} of a step\n' if few else ''
+    seen = c.batch_size*self.dist.size
+    norm = f'warning  BatchNorm sees the {seen} images of one forward pass, not the {self.effective_batch} of a step\n'
+    if m.head == 'query' or self.accum_iter == 1: norm = ''
     tested = 'NO test images' if self.test is None else f'{len(self.test)} test images'
     return (f'model    ViT {m.embed_dim} x {m.depth} and {m.head}, {m.img_size[0]}x{m.img_size[1]} pixels; parameters: {parts}\n'
             f'start    {"; ".join([c.encoder or "from scratch", *getattr(self.model.backbone, "load_notes", ())])}\n'

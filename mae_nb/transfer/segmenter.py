@@ -27,7 +27,7 @@ from .upernet import FCNHead, UperNetHead, resize_maps
 from ..weights.formats import read_weights, weights_id
 from ..weights.hub import resolve_weights
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #7bed8599
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #c21f68f6
 @dataclass(frozen=True)
 class SegmenterConfig(DenseViTConfig):
     "A segmentation model's architecture; saved next to its weights."
@@ -56,7 +56,8 @@ class PyramidHead(nn.Module):
     "Four maps of a plain ViT, UperNet on them, and an auxiliary head on the third."
     def __init__(self, cfg:SegmenterConfig, aux_weight:float=0.4): # Sizes; weight of the auxiliary loss
         super().__init__()
-        D,self.aux_weight = cfg.embed_dim, aux_weight
+        D = cfg.embed_dim
+        self.aux_weight = aux_weight
         self.stages = nn.ModuleList(rescale(D, f, nn.BatchNorm2d, narrow=False) for f in (4, 2, 1, 0.5))
         self.upernet = UperNetHead([D]*4, cfg.num_classes, cfg.head_channels, cfg.dropout)
         self.aux = FCNHead(D, cfg.num_classes, cfg.aux_channels, cfg.dropout) if cfg.aux_channels else None
@@ -104,7 +105,13 @@ class Segmenter(nn.Module):
         "Number the layers: 0 is the embedding, then the blocks, then all of the head."
         return dict(stem=r'^backbone\.(?!blocks\.)', blocks=r'^backbone\.blocks' if coarse else r'^backbone\.blocks\.(\d+)')
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #2a11df2b
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #6d0d605a
+def _head_sizes(cfg, width, dataset):
+    "Fields of a `SegmenterConfig` that are about the head and the classes."
+    own = {k: getattr(cfg, k) for k in ('head', 'rel_pos', 'drop_path', 'dropout', 'num_queries', 'query_blocks', 'base_size')}
+    channels = dict(head_channels=cfg.head_channels or width, aux_channels=cfg.aux_channels if cfg.aux_weight else None)
+    return own | channels | dict(num_classes=dataset.num_classes, classes=dataset.classes)
+
 def make_segmenter(
     cfg:SegmentConfig, # Configuration
     dataset, # Training images, from `load_map_splits`
@@ -127,9 +134,7 @@ def make_segmenter(
     if shapes['in_chans'] != channels:
         raise ValueError(f'{cfg.data} has images of {channels} channels, and the encoder takes {shapes["in_chans"]}: mae_convert --in_chans {channels} adapts it')
     if len(shapes.get('mean') or ()) != channels: shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
-    shapes |= {k: getattr(cfg, k) for k in ('head', 'rel_pos', 'drop_path', 'dropout', 'num_queries', 'query_blocks', 'base_size')}
-    shapes |= dict(num_classes=dataset.num_classes, classes=dataset.classes)
-    shapes |= dict(head_channels=cfg.head_channels or shapes['embed_dim'], aux_channels=cfg.aux_channels if cfg.aux_weight else None)
+    shapes |= _head_sizes(cfg, shapes['embed_dim'], dataset)
     seed_all(cfg.seed)
     model = Segmenter(SegmenterConfig(**shapes), cfg.aux_weight)
     if not w: return model
@@ -152,13 +157,14 @@ def load_segmenter(
     known = {f.name for f in fields(SegmenterConfig)}
     return load_strict(Segmenter(SegmenterConfig(**{k: v for k,v in sizes.items() if k in known})), read_tensors(weights)).eval()
 
-# %% ../../nbs/6_transfer/61d_segmenter.ipynb #c2ae0948
+# %% ../../nbs/6_transfer/61d_segmenter.ipynb #987b406f
 def count_flops(
     model:Segmenter, # On the CPU
     part=None, # Called with images; all of the model if not given
 )->int: # Of a forward pass of one image
     "Count the FLOPs of a model, or of a part of it, by running it once."
-    training,c,cpu = model.training, model.cfg, torch.device('cpu')
+    training,c = model.training, model.cfg
+    cpu = torch.device('cpu')
     set_fused_attention(model, cpu, 'bf16')  # as two matmuls, which are counted
     with torch.no_grad(), FlopCounterMode(display=False) as counter: (part or model.eval().predict)(torch.zeros(1, c.in_chans, *c.img_size))
     set_fused_attention(model, cpu)
