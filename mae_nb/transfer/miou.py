@@ -6,8 +6,7 @@
 __all__ = ['confusion_matrix', 'segmentation_metrics', 'window_starts', 'predict_windows', 'predict_whole', 'EvalMaps',
            'count_pixels', 'evaluate_maps']
 
-# %% ../../nbs/6_transfer/61c_miou.ipynb #73cf45ba
-import math
+# %% ../../nbs/6_transfer/61c_miou.ipynb #c3a337be
 import torch, torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset

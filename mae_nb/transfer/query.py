@@ -15,7 +15,7 @@ from ..model.config import grid_size
 from .segdata import ignored
 from .upernet import resize_maps
 
-# %% ../../nbs/6_transfer/61f_query.ipynb #1558b14b
+# %% ../../nbs/6_transfer/61f_query.ipynb #a446bfbd
 def query_scores(
     masks:Tensor, # Logits of the queries' masks, `(B, Q, h, w)`
     classes:Tensor, # Logits of the queries' classes, `(B, Q, K+1)`, the last for none
@@ -23,7 +23,7 @@ def query_scores(
     "Score the classes of each pixel (61f.1)."
     return torch.einsum('bqk,bqhw->bkhw', classes.softmax(-1)[...,:-1], masks.sigmoid())
 
-# %% ../../nbs/6_transfer/61f_query.ipynb #8827d048
+# %% ../../nbs/6_transfer/61f_query.ipynb #be18787f
 class QueryHead(nn.Module):
     "Queries in the last blocks of a plain ViT (EoMT)."
     def __init__(self, cfg): # A `SegmenterConfig`
@@ -77,7 +77,7 @@ class QueryHead(nn.Module):
         return query_scores(resize_maps(masks.float(), self.img_size), classes.float())
     def loss(self, said, labels): return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in said)
 
-# %% ../../nbs/6_transfer/61f_query.ipynb #763674a3
+# %% ../../nbs/6_transfer/61f_query.ipynb #80f67669
 def mask_costs(
     masks:Tensor, # Logits, `(Q, n)`, of n pixels
     targets:Tensor, # Masks, `(K, n)`, 0 or 1
