@@ -47,6 +47,8 @@ class TransferConfig(RunConfig):
         return super()._at_least() | dict(drop_path=0, eval_every=1, patch_size=1)
 
 # %% ../../nbs/6_transfer/60a_config.ipynb #ae1cd81e
+from ..tasks.config import _check_start
+
 @dataclass(frozen=True)
 class SegmentConfig(TransferConfig):
     "A segmentation model to train: an encoder and a head. The defaults are for the bundled scenes."
@@ -75,6 +77,7 @@ class SegmentConfig(TransferConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        _check_start(self, 'encoder')
         if not self.dropout < 1: raise ValueError(f'dropout must be below 1, got {self.dropout}')
         if not 0 < self.cat_max_ratio <= 1: raise ValueError(f'cat_max_ratio must be in (0, 1], got {self.cat_max_ratio}')
         if len(self.ratio_range) != 2 or not 0 < self.ratio_range[0] <= self.ratio_range[1]:

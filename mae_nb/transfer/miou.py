@@ -6,7 +6,7 @@
 __all__ = ['confusion_matrix', 'segmentation_metrics', 'window_starts', 'predict_windows', 'predict_whole', 'EvalMaps',
            'count_pixels', 'evaluate_maps']
 
-# %% ../../nbs/6_transfer/61c_miou.ipynb #c3a337be
+# %% ../../nbs/6_transfer/61c_miou.ipynb #a3249900
 import torch, torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -18,7 +18,7 @@ from ..data.images import CorruptImage, worker_options
 from ..data.loader import CorruptCounter
 from ..evaluate.accuracy import check_unreadable
 from .segcrops import resize_pair, scaled_size
-from .segdata import ignored
+from .segdata import BadMap, ignored
 from .upernet import resize_maps
 
 # %% ../../nbs/6_transfer/61c_miou.ipynb #c3ba8faf
@@ -88,7 +88,7 @@ def predict_whole(
     resized = torch.stack([F.interpolate(x[None], tuple(window), mode='bilinear', antialias=True)[0] for x in imgs])
     return [x for part in resized.split(batch_size) for x in resize_maps(forward(part).float(), window)]
 
-# %% ../../nbs/6_transfer/61c_miou.ipynb #aa97dd6e
+# %% ../../nbs/6_transfer/61c_miou.ipynb #4c978270
 class EvalMaps(Dataset):
     "Images at their base size, and their maps as they are; an error's text where an image can't be read."
     def __init__(self, dataset, base_size:tuple=None): self.dataset,self.base_size = dataset,base_size # With `pair`; as for `scaled_size`
@@ -134,7 +134,8 @@ def evaluate_maps(
     "Evaluate a segmentation model on a data set, each image once; the model stays in the mode that it was in."
     training = model.training
     skipped = skipped or CorruptCounter()
-    n = count_pixels(model.eval(), dataset, world, skipped=skipped, **how)
-    model.train(training)
+    try: n = count_pixels(model.eval(), dataset, world, skipped=skipped, **how)
+    except BadMap as e: raise e.bare() from None
+    finally: model.train(training)
     bad = check_unreadable(skipped, world)
     return segmentation_metrics(sum(all_gather_object(n, world))) | (dict(skipped=bad) if bad else {})

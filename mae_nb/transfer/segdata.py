@@ -160,7 +160,7 @@ class SceneMaps(Dataset):
         part.imgs,part.maps,part.labels = (v[ids] for v in (self.imgs, self.maps, self.labels))
         return part
 
-# %% ../../nbs/6_transfer/61_maps.ipynb #2d2e6fad
+# %% ../../nbs/6_transfer/61_maps.ipynb #55a7b976
 def class_names(
     path, # Folder of a data set
 )->tuple: # Names, class 0 first; None if there is no list
@@ -185,7 +185,8 @@ def count_classes(
     "Count the classes, by reading all maps."
     of = partial(catch_corrupt, partial(_largest, dataset))
     loader = DataLoader(range(len(dataset)), batch_size=None, collate_fn=of, **worker_options(num_workers))
-    found = [n for n in loader if not isinstance(n, CorruptImage)]
+    try: found = [n for n in loader if not isinstance(n, CorruptImage)]
+    except BadMap as e: raise e.bare() from None
     if max(found, default=-1) < 0:
         unlabelled = f'{ignored}, or 0' if dataset.reduce_zero_label else ignored
         raise ValueError(f'no pixel of {len(dataset)} maps under {dataset.maps} is labelled: all are {unlabelled}')
