@@ -161,6 +161,9 @@ def test_zero_is_unlabelled(ade, tmp_path):
     raw = torch.from_numpy(np.asarray(Image.open(ade/'annotations/training/00.png')).copy()).long()
     labels = train.pair(0)[1].long()
     assert torch.equal(labels == ignored, raw == 0) and torch.equal(labels[raw > 0], raw[raw > 0] - 1) and train.num_classes == 3
+    listed = shutil.copytree(ade, tmp_path/'listed')
+    (listed/'objectInfo150.txt').write_text('Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.2\t9\t1\t1\twall\n2\t0.1\t9\t1\t1\tbuilding, edifice\n3\t0.1\t9\t1\t1\tsky\n')
+    assert load_map_splits(listed)[0].classes == ('wall', 'building', 'sky')
     other = make_folder(tmp_path/'other', ('train', 'val'), 'masks')
     assert load_map_splits(other)[0].num_classes == 4 and load_map_splits(other, reduce_zero_label=True)[0].num_classes == 3
     outside = tmp_path/'outside'
@@ -220,6 +223,7 @@ def test_two_processes(ade, tmp_path):
     last = [r for r in read_jsonl(run/'log.jsonl') if 'mIoU' in r][-1]
     alone = evaluate_run(tiny(ade, evaluate=str(run)), **quiet)
     for k in 'mIoU', 'mAcc', 'aAcc': assert alone[k] == pytest.approx(last[k], abs=1e-4)
+    assert np.nanmean(alone['iou']) == pytest.approx(alone['mIoU'])
 
 @pytest.mark.slow
 def test_batch_norm_over_processes(tmp_path):

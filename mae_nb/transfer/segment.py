@@ -203,11 +203,11 @@ def show_segmentation(
         return ', '.join(str(c.classes[k] if c.classes else k) for k in most[:4] if (m == k).any())
     return show_images([x for row in rows for x in row], ['']*len(imgs)*(len(rows) - 1) + [title(m) for m in found], ncols=len(imgs))
 
-# %% ../../nbs/6_transfer/61e_segment.ipynb #0939758d
+# %% ../../nbs/6_transfer/61e_segment.ipynb #9a4cdb60
 def evaluate_run(
     cfg:SegmentConfig, # `evaluate` is the run; its test images are those of `data`
     log=print, # Called with lines of text
-)->dict: # `mIoU`, `mAcc`, `aAcc`, in percent
+)->dict: # `mIoU`, `mAcc`, `aAcc`, in percent; `iou`, that of each class, nan if it is neither there nor predicted
     "Evaluate a model that is there, in one process or under `torchrun`."
     with init_distributed(cfg.device, log) as dist:
         model = load_segmenter(cfg.evaluate).to(dist.device)
@@ -221,8 +221,10 @@ def evaluate_run(
         match_channels(test, m.in_chans, m.value_range)
         how = dict(base_size=cfg.base_size or m.base_size, inference=cfg.inference, batch_size=cfg.batch_size, num_workers=cfg.num_workers)
         skipped = CorruptCounter(cfg.max_bad_images, log)
-        found = evaluate_maps(model, test, dist, precision=resolve_precision(cfg.precision, dist.device), skipped=skipped, **how)
-        if dist.first: log(f'{cfg.evaluate} on {len(test)} images of {cfg.data}: ' + ', '.join(f'{k} {v:.4g}' for k,v in found.items()))
+        found = evaluate_maps(model, test, dist, precision=resolve_precision(cfg.precision, dist.device), skipped=skipped, per_class=True, **how)
+        if not dist.first: return found
+        for k,v in sorted(enumerate(found['iou']), key=lambda kv: kv[1]): log(f'IoU {v:5.1f}  {m.classes[k] if m.classes else k}')
+        log(f'{cfg.evaluate} on {len(test)} images of {cfg.data}: ' + ', '.join(f'{k} {v:.4g}' for k,v in found.items() if k != 'iou'))
     return found
 
 def segment(
