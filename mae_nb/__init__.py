@@ -12,6 +12,7 @@ _names = {  # names to be had from `mae_nb` itself, by module; a module is impor
     'evaluate.report': 'write_report',
     'tasks.config': 'FinetuneConfig PretrainConfig linprobe_defaults partial_defaults',
     'tasks.pretrain': 'PretrainTask pretrain', 'tasks.finetune': 'FinetuneTask finetune',
+    'transfer.config': 'SegmentConfig', 'transfer.segment': 'segment show_segmentation', 'transfer.segmenter': 'load_segmenter',
     'recipes': 'describe recipe'}
 _modules = {name: module for module,names in _names.items() for name in names.split()}
 

@@ -227,6 +227,10 @@ register('sdae_mnist', 'Vincent et al., 2010: three layers, a quarter of the inp
 for name,base in dict(denoise=DenoiseConfig(), igpt=IGPTConfig(), mpp=MPPConfig(), beit=BEiTConfig(tokenizer='runs/tokenizer'), stack=StackConfig()).items():
     register(f'fashion_{name}', 'ours: the default configuration', not_measured, kind=f'relative {name}', base=base)
 
+# %% ../nbs/4_paper/25_recipes.ipynb #7d0434e2
+from .transfer.config import segment_recipes
+for how in segment_recipes: register(kind='segment', **how)
+
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05
 def recipe(
     name:str, # Name of a recipe

@@ -7,8 +7,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT/'mae_nb'
 MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in sorted(PACKAGE.rglob('*.py')) if not p.name.startswith('_')}
 
-FLOORS = [('core',), ('model', 'data', 'train'), ('weights', 'plots'), ('evaluate', 'transfer', 'demo'), ('tasks',),
-          ('relatives', 'recipes', 'bench'), ('ablations',), ('cli',)]  # imports point down; rooms of one floor don't know each other
+FLOORS = [('core',), ('model', 'data', 'train'), ('weights', 'plots'), ('evaluate', 'demo'), ('tasks',),
+          ('relatives', 'transfer', 'recipes', 'bench'), ('ablations',), ('cli',)]  # imports point down; rooms of one floor don't know each other
 ONLY = dict(model={'core'}, data={'core'}, train={'core'}, weights={'core', 'model'}, plots={'core', 'model', 'data'},
             evaluate={'core', 'model', 'data', 'weights', 'plots'})  # narrower than the floors
 FRONT_DOORS = {'cli', 'recipes', 'bench', 'ablations'}  # modules that stand at the root

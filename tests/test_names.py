@@ -20,6 +20,7 @@ PARAMETERS = {'reader', 'upright', 'want', 'smoothing', 'tuned', 'share'}  # no 
 FIELDS = set('labels reader upright keep shard grad_ckpt head_std smoothing crop_min max_corrupt ema tuned_blocks encoder_ema'.split())  # no field, no flag
 ALLOWED = {
     ('FinetuneConfig', 'encoder_ema'): 'says whose average is meant: `ema_decay` stands beside it',
+    ('TransferConfig', 'encoder_ema'): 'as in FinetuneConfig',
     ('check_wheel.py', 'keep'): "the tool's own flag"}
 
 def code_of(path):
