@@ -227,6 +227,10 @@ register('sdae_mnist', 'Vincent et al., 2010: three layers, a quarter of the inp
 for name,base in dict(denoise=DenoiseConfig(), igpt=IGPTConfig(), mpp=MPPConfig(), beit=BEiTConfig(tokenizer='runs/tokenizer'), stack=StackConfig()).items():
     register(f'fashion_{name}', 'ours: the default configuration', not_measured, kind=f'relative {name}', base=base)
 
+# %% ../nbs/4_paper/25_recipes.ipynb #detrec02
+from .transfer.config import detect_recipes
+for how in detect_recipes: register(**how, kind='detect')
+
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05
 def recipe(
     name:str, # Name of a recipe
