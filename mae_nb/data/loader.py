@@ -150,7 +150,8 @@ class TrainLoader:
         try:
             for imgs,scores,met in batches:
                 for trouble in met: self.skipped.note(*trouble)
-                yield imgs if self.reuse or self.pin_memory or not workers else imgs.clone(), scores
+                lasting = self.reuse or self.pin_memory or not workers or isinstance(imgs, tuple)
+                yield imgs if lasting else imgs.clone(), scores
         except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e

@@ -20,7 +20,7 @@ from ..data.images import CorruptImage, EncodedImageDataset
 from ..data.scenes import Scenes, labelled_scenes
 from .jitter import decode_masks, encode_masks, to_rle
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #8a552744
+# %% ../../nbs/6_transfer/62a_instances.ipynb #37f47489
 def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and x == x and abs(x) < 1e9
 
 def check_annotation(
@@ -43,8 +43,9 @@ def _record(a, size, number):
     if not a.get('segmentation'): why = 'without a mask'
     else:
         try:
-            rle = to_rle(a['segmentation'], size)
-            decode_masks([rle], size)
+            found = to_rle(a['segmentation'], size)
+            if isinstance(a['segmentation'], dict): decode_masks([found], size)  # runs that are damaged show it then
+            rle = found
         except Exception: why = 'with a mask that cannot be used'  # of another size, no polygon, damaged runs, or no mask at all
     crowd = int(bool(a.get('iscrowd')))
     area = a.get('area') if _number(a.get('area')) else a['bbox'][2]*a['bbox'][3]

@@ -35,7 +35,7 @@ from .pyramid import load_backbone
 from ..weights.formats import read_weights, weights_id
 from ..weights.hub import resolve_weights
 
-# %% ../../nbs/6_transfer/62d_detect.ipynb #af0d2a4e
+# %% ../../nbs/6_transfer/62d_detect.ipynb #a7dd3855
 def _draw(ax, img, found, classes, threshold):
     "Draw the objects of an image: a tint for the mask, a frame, and the name of the class."
     ax.imshow(to_image_array(img), vmin=0, vmax=1, cmap='gray')
@@ -45,7 +45,7 @@ def _draw(ax, img, found, classes, threshold):
         x0,y0,x1,y1 = (v - 0.5 for v in found['boxes'][k].tolist())
         ax.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.2))
         told = f' {100*scores[k]:.0f}' if 'scores' in found else ''
-        ax.text(x0, y0 - 1, f'{classes[found["labels"][k]]}{told}', color=colour, fontsize=6, va='bottom')
+        ax.text(x0, y0, f'{classes[found["labels"][k]]}{told}', color='w', fontsize=5.5, va='top', bbox=dict(facecolor=colour, lw=0, pad=0.6), clip_on=True)
         if 'masks' in found:
             tint = np.zeros((*found['masks'].shape[1:], 4))
             tint[found['masks'][k].numpy()] = (*colour[:3], 0.4)

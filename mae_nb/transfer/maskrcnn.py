@@ -74,11 +74,11 @@ class AlignedPooling(MultiScaleRoIAlign):
             out[mine] = roi_align(x[name].float(), rois[mine], self.output_size, scale, self.sampling_ratio, aligned=True).to(out.dtype)
         return out
 
-# %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #3fb7d267
+# %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #3a92fa18
 @dataclass(frozen=True)
 class DetectorConfig(DenseViTConfig):
     "A detector's architecture; saved next to its weights. The defaults are ViTDet's."
-    classes:tuple = () # Names of the classes
+    classes:tuple = ('object',) # Names of the classes
     category_ids:tuple|None = None # Numbers of the classes in the files of the data set; 1, 2, ... if not given
     masks:bool = True # Predict masks, too (Mask R-CNN)? Else boxes alone (Faster R-CNN)
     pyramid:Literal['simple', 'subsets'] = 'simple' # Maps made of the last map (ViTDet), or of four depths (appendix A.3)
