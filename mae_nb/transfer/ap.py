@@ -83,15 +83,24 @@ def _judged(a, kind):
     x,y,w,h = a['bbox']
     return dict(a, iscrowd=1, segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
 
-# %% ../../nbs/6_transfer/62c_ap.ipynb #7705536e
+# %% ../../nbs/6_transfer/62c_ap.ipynb #6489b709
 class _ToDetect(Dataset):
     "Images to detect on, and the reasons why some can't be read."
     def __init__(self, dataset, image_backend): self.dataset,self.image_backend = dataset,image_backend
     def __len__(self): return len(self.dataset)
+    def loader(self, world, batch_size, num_workers):
+        "Lists of this process's images."
+        mine = Subset(self, range(world.rank, len(self), world.size))
+        return iter(DataLoader(mine, batch_size, collate_fn=list, generator=torch.Generator(), **worker_options(num_workers)))
     def __getitem__(self, i):
         try: img = load_image(self.dataset, i, self.image_backend)
         except CorruptImage as e: return i, None, str(e)
         return i, img if isinstance(img, torch.Tensor) else tvf.pil_to_tensor(img), ''
+
+def _gathered(results, skipped, world):
+    "The results of all processes, in the order of the images."
+    skipped.check(sum(all_gather_object(len(skipped.found), world)))
+    return dict(sorted((i, r) for part in all_gather_object(results, world) for i,r in part.items()))
 
 def detect_images(
     model:nn.Module, # A `Detector`, on its device
@@ -106,8 +115,7 @@ def detect_images(
     "Detect objects in a data set, each image once."
     skipped = skipped or CorruptCounter()
     device,training = next(model.parameters()).device, model.training
-    mine = Subset(_ToDetect(dataset, image_backend), range(world.rank, len(dataset), world.size))
-    loader = iter(DataLoader(mine, batch_size, collate_fn=list, generator=torch.Generator(), **worker_options(num_workers)))
+    loader = _ToDetect(dataset, image_backend).loader(world, batch_size, num_workers)
     turns = math.ceil(math.ceil(len(dataset)/world.size)/batch_size)  # equally many in all processes, as sharded models need it
     blank = [(-1, torch.zeros(model.cfg.in_chans, *model.cfg.img_size), '')]
     model.eval()
@@ -120,8 +128,7 @@ def detect_images(
         with torch.no_grad(), autocast(device, precision): found = model([img.to(device) for _,img,_ in batch])
         for (i,*_),f in zip(batch, found):
             if i >= 0: results[i] = to_results({k: v.cpu() for k,v in f.items()}, dataset.image_id(i), dataset.category_ids)
+    every = _gathered(results, skipped, world)
     model.train(training)
-    skipped.check(sum(all_gather_object(len(skipped.found), world)))
-    every = {i: r for part in all_gather_object(results, world) for i,r in part.items()}
     if not every: raise ValueError(f'none of {len(dataset)} images can be read')
-    return dict(sorted(every.items()))
+    return every

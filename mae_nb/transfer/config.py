@@ -46,7 +46,7 @@ class TransferConfig(RunConfig):
     def _at_least(self):
         return super()._at_least() | dict(drop_path=0, eval_every=1, patch_size=1)
 
-# %% ../../nbs/6_transfer/60a_config.ipynb #det9757c
+# %% ../../nbs/6_transfer/60a_config.ipynb #det2d88e
 @dataclass(frozen=True)
 class DetectConfig(TransferConfig):
     "A detector to train: an encoder, a pyramid, and the heads of Mask R-CNN. The defaults are for the bundled scenes."
@@ -73,7 +73,8 @@ class DetectConfig(TransferConfig):
         super().__post_init__()
         if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError(f'scale_jitter must be two numbers above 0, the smaller first, got {self.scale_jitter}')
-        if self.crop_scale_min != RunConfig.crop_scale_min: raise ValueError(f'detection has no random resized crops: give scale_jitter instead of crop_scale_min={self.crop_scale_min}')
+        if self.crop_scale_min != RunConfig.crop_scale_min:
+            raise ValueError(f'detection has no random resized crops: give scale_jitter instead of crop_scale_min={self.crop_scale_min}')
         for k in ('data_root', 'download', 'image_column', 'label_column'):
             if getattr(self, k): raise ValueError(f'detection reads a folder with JSON files: leave out {k}={getattr(self, k)}')
         if self.exif_transpose: raise ValueError('exif_transpose would rotate images, and not their boxes: leave it out')

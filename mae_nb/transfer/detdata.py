@@ -51,7 +51,7 @@ def _record(a, size, number):
     area = a.get('area') if _number(a.get('area')) else a['bbox'][2]*a['bbox'][3]
     return dict(label=number[a['category_id']], bbox=a['bbox'], rle=rle, iscrowd=crowd, area=area), why
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #7eff9eb9
+# %% ../../nbs/6_transfer/62a_instances.ipynb #3186e6da
 class InstanceSet:
     "What data sets for detection have in common."
     def select(self,
@@ -83,7 +83,8 @@ class CocoInstances(InstanceSet, EncodedImageDataset):
         folder, # Of the images
         exif_transpose:bool=False, # Apply the EXIF orientation? COCO's boxes are for images as they are stored
     ):
-        self.path,self.exif_transpose = Path(folder),exif_transpose
+        self.path = Path(folder)
+        self.exif_transpose = exif_transpose
         found = _lists(read_json(file), file)
         names = {c['id']: str(c.get('name', c['id'])) for c in found['categories']}
         self.notes = [] if names else ['the file lists no categories: classes are named by their numbers']
@@ -135,10 +136,11 @@ class CocoInstances(InstanceSet, EncodedImageDataset):
     def decode(self, data, i):
         img = super().decode(data, i)
         if tuple(img.shape[-2:]) == self.size(i): return img
-        (h,w),(H,W) = img.shape[-2:], self.size(i)
+        h,w = img.shape[-2:]
+        H,W = self.size(i)
         raise CorruptImage(f'{self.name(i)} is {h}x{w}, and its annotations are for {H}x{W}')
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #9afeaea8
+# %% ../../nbs/6_transfer/62a_instances.ipynb #b129bccc
 def _lists(found, file):
     "The three lists of a COCO file, its entries checked."
     if not isinstance(found, dict) or not all(isinstance(found.get(k), list) for k in ('images', 'annotations')):
@@ -149,7 +151,8 @@ def _lists(found, file):
         for i,entry in enumerate(found[kind]):
             bad = [k for k in keys if not isinstance(entry, dict) or type(entry.get(k)) is not int]
             if bad: raise ValueError(f'{file}: {kind}[{i}] needs a whole number as {bad[0]}, got {str(entry)[:80]}')
-            if kind == 'images' and not isinstance(entry.get('file_name'), str): raise ValueError(f'{file}: images[{i}] has no file_name: {str(entry)[:80]}')
+            if kind == 'images' and not isinstance(entry.get('file_name'), str):
+                raise ValueError(f'{file}: images[{i}] has no file_name: {str(entry)[:80]}')
     for kind in 'images', 'categories':
         twice = [k for k,n in Counter(e['id'] for e in found[kind]).items() if n > 1]
         if twice: raise ValueError(f'{file}: {kind} has the id {twice[0]} more than once')
@@ -195,14 +198,14 @@ def _image_folder(data, file):
         if any((p/n).is_file() for n in names): return p
     raise ValueError(f'the images of {file}, such as {names[0] if names else "none at all"}, are in none of {", ".join(map(str, dict.fromkeys(places)))}')
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #f74abc88
+# %% ../../nbs/6_transfer/62a_instances.ipynb #713f2168
 class SceneInstances(InstanceSet, Dataset):
     "The scenes, with the interface of a COCO data set."
     has_masks = True
     notes = ()
     def __init__(self, scenes:Scenes):
-        self.scenes,self.imgs = scenes,scenes.imgs
-        self.classes = scenes.classes
+        self.scenes = scenes
+        self.imgs,self.classes = scenes.imgs,scenes.classes
         self.category_ids = tuple(range(1, len(self.classes) + 1))
         self.rows = np.arange(len(scenes))
         self.labels = torch.full((len(scenes),), -1)

@@ -106,7 +106,7 @@ class DetectorConfig(DenseViTConfig):
         if not 0 <= self.score_threshold < 1: raise ValueError(f'score_threshold must be in [0, 1), got {self.score_threshold}')
         if self.pyramid == 'subsets' and self.depth < 4: raise ValueError(f'pyramid subsets takes four depths, and depth is {self.depth}')
 
-# %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #9ea72dbc
+# %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #5a7e52a4
 class FitSquare(GeneralizedRCNNTransform):
     "Scale images into the square, with antialias as in training; training images are scaled already."
     def resize(self, image, target=None):
@@ -128,7 +128,9 @@ def make_rcnn(
     c:DetectorConfig, # Sizes
 )->FasterRCNN: # `MaskRCNN`, if masks are predicted
     "Build torchvision's network with ViTDet's settings."
-    side,w,classes = c.img_size[0], c.channels, len(c.classes) + 1
+    side,_ = c.img_size
+    w = c.channels
+    classes = len(c.classes) + 1
     anchors = PatchAnchors(c.patch_size, c.anchor_scale)
     how = dict(
         min_size=side, max_size=side, size_divisible=side,
