@@ -204,6 +204,20 @@ def test_recomputed_activations():
         return torch.autograd.grad(sum(model([torch.ones(1, 24, 24)/2], target).values()), list(model.parameters()))
     for a,b in zip(grads(False), grads(True)): assert torch.allclose(a, b, atol=1e-6)
 
+def test_16_bits_and_no_object():
+    "Losses in bfloat16 are near those of float32; a batch without any object gives every parameter a gradient, which several processes need."
+    c = DetectorConfig(img_size=24, patch_size=6, in_chans=1, embed_dim=16, depth=4, num_heads=2, classes='ab', channels=8, box_dim=16, proposals=9, box_samples=8, pyramid='subsets')
+    torch.manual_seed(0)
+    model = Detector(c)
+    none = [dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long), masks=torch.zeros(0, 24, 18, dtype=torch.bool))]
+    losses = {}
+    for on in False, True:
+        torch.manual_seed(1)
+        with torch.autocast('cpu', torch.bfloat16, enabled=on): losses[on] = model([torch.rand(1, 24, 18)], none)
+    for k,v in losses[False].items(): assert abs(v - losses[True][k]) < 0.05, k
+    sum(losses[True].values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
 # --- runs ---
 def test_resumed(whole, coco, tmp_path):
     "Stopped after step 2 and continued: the same weights, to the last bit; and the same metrics."

@@ -46,13 +46,13 @@ class TransferConfig(RunConfig):
     def _at_least(self):
         return super()._at_least() | dict(drop_path=0, eval_every=1, patch_size=1)
 
-# %% ../../nbs/6_transfer/60a_config.ipynb #det2d88e
+# %% ../../nbs/6_transfer/60a_config.ipynb #detd749a
 @dataclass(frozen=True)
 class DetectConfig(TransferConfig):
     "A detector to train: an encoder, a pyramid, and the heads of Mask R-CNN. The defaults are for the bundled scenes."
     data:str = 'scenes' # 'scenes' (bundled), COCO's folder, or one with JSON files like COCO's (train.json, train/_annotations.coco.json, ...)
     output_dir:str = 'runs/detect' # folder of the run; a new one, unless resumed or overwritten
-    evaluate:str|None = None # a run of mae_detect: evaluate it on the test images of data, write what it found into output_dir, and train nothing
+    evaluate:str|None = None # a run of mae_detect: evaluate it (with encoder_ema its EMA weights) on the test images of data, write what it found into output_dir, and train nothing
     masks:bool = True # learn masks, too (Mask R-CNN), or boxes alone (Faster R-CNN)
     empty_images:bool = True # train also on images without objects
     eval_images:int|None = None # test images to evaluate on, at most so many

@@ -6,7 +6,7 @@
 __all__ = ['show_detections', 'scheduled_lr', 'make_detector', 'spread', 'load_splits', 'DetectTask', 'results_ap',
            'write_results', 'evaluate_detector', 'detect']
 
-# %% ../../nbs/6_transfer/62d_detect.ipynb #6051ef1f
+# %% ../../nbs/6_transfer/62d_detect.ipynb #ac43f676
 import json, numpy as np, torch
 from dataclasses import fields, replace
 from itertools import chain, count
@@ -29,7 +29,7 @@ from ..train.optim import adamw, cosine_lr
 from .ap import average_precision, coco_truth, detect_images, from_results
 from .config import DetectConfig
 from .detdata import InstanceSet, instances_id, load_instances, some_images
-from .jitter import JitteredInstances, show_instances
+from .jitter import JitteredInstances, mask_functions, show_instances
 from .maskrcnn import Detector, DetectorConfig, load_detector
 from .pyramid import load_backbone
 from ..weights.formats import read_weights, weights_id
@@ -111,11 +111,12 @@ def load_splits(
     if c.masks and not train.has_masks: raise ValueError(f'{c.data} has no masks: give masks=False, and boxes alone are trained')
     return some_images(train, c.label_fraction, c.seed, c.empty_images), test and spread(test, c.eval_images)
 
-# %% ../../nbs/6_transfer/62d_detect.ipynb #f39c1130
+# %% ../../nbs/6_transfer/62d_detect.ipynb #ac737979
 class DetectTask(ImageTask):
     "Train a detector on the encoder of a masked autoencoder (appendix A.3)."
     def setup(self):
         c = self.cfg
+        mask_functions()  # what evaluates must be there before anything is trained
         train,self.test = load_splits(c)
         self.model = self.place(make_detector(c, train))
         m = self.model.cfg
