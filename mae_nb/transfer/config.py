@@ -83,11 +83,11 @@ class DetectConfig(TransferConfig):
         ones = 'eval_images window_size channels box_dim proposals box_samples detections'.split()
         return super()._at_least() | dict.fromkeys(ones, 1)
 
-# %% ../../nbs/6_transfer/60a_config.ipynb #det923ab
+# %% ../../nbs/6_transfer/60a_config.ipynb #det741c5
 _vitdet = DetectConfig(data='coco', img_size=(1024, 1024), window_size=14, scale_jitter=(0.1, 2.), empty_images=False, channels=256, box_dim=1024, proposals=1000,
                        box_samples=512, batch_size=1, effective_batch=64, blr=4e-4, weight_decay=0.1, warmup_epochs=250/1832, schedule='steps', epochs=100,
                        num_workers=4, eval_every=10)
-_in_vitdet = ('ViTDet (Li et al., 2022), and its code in detectron2: AdamW 1e-4 at a batch of 64 (there smooth L1 is L1, biases are decayed'
+_in_vitdet = ('ViTDet (Li et al., 2022), and its code in detectron2: AdamW 1e-4 at a batch of 64 (there boxes have plain L1, biases are decayed'
               '{more}, and warm-up begins at a thousandth)')
 _in_a3 = ('appendix A.3: a pyramid of four subsets; it searched learning rate, weight decay, drop path and epochs for each entry, and does not give them: '
           "here ViTDet's, and its windows and jitter")
