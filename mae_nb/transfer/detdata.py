@@ -20,7 +20,7 @@ from ..data.images import CorruptImage, EncodedImageDataset
 from ..data.scenes import Scenes, labelled_scenes
 from .jitter import decode_masks, encode_masks, to_rle
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #37f47489
+# %% ../../nbs/6_transfer/62a_instances.ipynb #9d28e8c3
 def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and x == x and abs(x) < 1e9
 
 def check_annotation(
@@ -51,7 +51,7 @@ def _record(a, size, number):
     area = a.get('area') if _number(a.get('area')) else a['bbox'][2]*a['bbox'][3]
     return dict(label=number[a['category_id']], bbox=a['bbox'], rle=rle, iscrowd=crowd, area=area), why
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #3186e6da
+# %% ../../nbs/6_transfer/62a_instances.ipynb #ca25ddb4
 class InstanceSet:
     "What data sets for detection have in common."
     def select(self,
@@ -140,7 +140,7 @@ class CocoInstances(InstanceSet, EncodedImageDataset):
         H,W = self.size(i)
         raise CorruptImage(f'{self.name(i)} is {h}x{w}, and its annotations are for {H}x{W}')
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #b129bccc
+# %% ../../nbs/6_transfer/62a_instances.ipynb #2d575c49
 def _lists(found, file):
     "The three lists of a COCO file, its entries checked."
     if not isinstance(found, dict) or not all(isinstance(found.get(k), list) for k in ('images', 'annotations')):
@@ -165,7 +165,7 @@ def _images_there(imgs, dataset):
     if lost := len(imgs) - len(there): dataset.notes.append(f'warning: {lost} of {len(imgs)} images are not in {dataset.path}, and left out')
     return there
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #954d517f
+# %% ../../nbs/6_transfer/62a_instances.ipynb #1000fe0c
 def _kind(file, data):
     "The split of a JSON file by its name, or by that of the folder it is in."
     return split_of(file.stem, alone=False) or (None if file.parent == data else split_of(file.parent.name, alone=False))
@@ -198,7 +198,7 @@ def _image_folder(data, file):
         if any((p/n).is_file() for n in names): return p
     raise ValueError(f'the images of {file}, such as {names[0] if names else "none at all"}, are in none of {", ".join(map(str, dict.fromkeys(places)))}')
 
-# %% ../../nbs/6_transfer/62a_instances.ipynb #713f2168
+# %% ../../nbs/6_transfer/62a_instances.ipynb #da764e04
 class SceneInstances(InstanceSet, Dataset):
     "The scenes, with the interface of a COCO data set."
     has_masks = True
