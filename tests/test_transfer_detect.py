@@ -398,6 +398,7 @@ def test_crowds(coco, tmp_path):
     inside = [dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=2., segmentation=a['segmentation'])]*3
     assert average_precision(truth, right + inside)['box_AP'] == pytest.approx(100)
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read(coco, tmp_path):
     "Named, replaced in training, left out of the evaluation and counted."
     at = shutil.copytree(coco, tmp_path/'copy')
