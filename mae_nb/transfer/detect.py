@@ -48,18 +48,21 @@ def show_detections(
     model.train(training)
     return show_instances(list(imgs), [{k: v.cpu() for k,v in f.items()} for f in found], model.cfg.classes, threshold, **how)
 
-# %% ../../nbs/6_transfer/62d_detect.ipynb #787f87d9
+# %% ../../nbs/6_transfer/62d_detect.ipynb #c3275867
 def scheduled_lr(
-    step:int, # Optimiser steps done so far
-    c, # A `TransferConfig`: `schedule`, `steps_at`, `min_lr`
+    schedule:str, # `'cosine'`, `'poly'` or `'steps'`
+    step:float, # Optimiser steps done so far
     lr:float, # Peak learning rate
+    min_lr:float, # Learning rate at the end, of cosine and poly
     warmup_steps:float, # Steps of linear warm-up from zero
     total_steps:int, # Steps of the whole run
+    steps_at:tuple=(), # Fractions of the run after which the learning rate falls to a tenth
 )->float: # Learning rate for the next step
-    "Warm up linearly; then fall as a cosine, linearly, or in steps."
-    if c.schedule == 'cosine' or step < warmup_steps: return cosine_lr(step, lr, c.min_lr, warmup_steps, total_steps)
-    if c.schedule == 'steps': return lr*0.1**sum(step >= at*total_steps for at in c.steps_at)
-    return c.min_lr + (lr - c.min_lr)*max(0., 1 - step/total_steps)
+    "Compute the learning rate of a schedule."
+    if schedule == 'cosine': return cosine_lr(step, lr, min_lr, warmup_steps, total_steps)
+    warm = min(1., step/warmup_steps) if warmup_steps else 1.
+    if schedule == 'poly': return (min_lr + (lr - min_lr)*(1 - min(1., step/total_steps)))*warm
+    return lr*warm*0.1**sum(step >= at*total_steps for at in steps_at)
 
 # %% ../../nbs/6_transfer/62d_detect.ipynb #371808e2
 def check_start(cfg:DetectConfig)->None:
@@ -115,7 +118,7 @@ def load_splits(
     if c.masks and not train.has_masks: raise ValueError(f'{c.data} has no masks: give masks=False, and boxes alone are trained')
     return some_images(train, c.label_fraction, c.seed, c.empty_images), test and spread(test, c.eval_images)
 
-# %% ../../nbs/6_transfer/62d_detect.ipynb #cb8647d4
+# %% ../../nbs/6_transfer/62d_detect.ipynb #e22ccdb6
 class DetectTask(ImageTask):
     "Train a detector on the encoder of a masked autoencoder (appendix A.3)."
     def setup(self):
@@ -135,7 +138,9 @@ class DetectTask(ImageTask):
         self.eval_steps = 0 if self.test is None else c.eval_every*self.steps_per_epoch
         self.flops_per_image = 0.  # not counted
 
-    def learning_rate(self, step): return scheduled_lr(step, self.cfg, self.lr, self.cfg.warmup_epochs*self.steps_per_epoch, self.total_steps)
+    def learning_rate(self, step):
+        c = self.cfg
+        return scheduled_lr(c.schedule, step, self.lr, c.min_lr, c.warmup_epochs*self.steps_per_epoch, self.total_steps, c.steps_at)
 
     def batches(self, start, log=print):
         self.batch_numbers = count(start*self.accum_iter)
