@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_knn', 'mae_tokenizer',
-           'mae_eval', 'mae_convert', 'mae_relative', 'mae_segment', 'mae_data', 'mae_bench', 'run_guarded', 'command',
-           'mae_ablate', 'mae_report', 'with_parts']
+           'mae_eval', 'mae_convert', 'mae_relative', 'mae_segment', 'mae_detect', 'mae_data', 'mae_bench',
+           'run_guarded', 'command', 'mae_ablate', 'mae_report', 'with_parts']
 
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
 import inspect, os, re, sys
@@ -235,6 +235,11 @@ mae_relative = _family('mae_relative', 'Train a relative of the masked autoencod
 from .transfer.config import SegmentConfig
 mae_segment = _trains('mae_segment', 'transfer.segment:segment', SegmentConfig, lambda *_: SegmentConfig(),
                       'Train a model for semantic segmentation on an encoder, or evaluate one.')
+
+# %% ../nbs/7_engine/51_cli.ipynb #det01456
+from .transfer.config import DetectConfig
+mae_detect = _trains('mae_detect', 'transfer.detect:detect', DetectConfig, lambda *_: DetectConfig(),
+                     'Train a detector on a pre-trained encoder, or from scratch; with --evaluate, evaluate one.')
 
 # %% ../nbs/7_engine/51_cli.ipynb #2f87487d
 def _index(config:IndexConfig):

@@ -231,6 +231,10 @@ for name,base in dict(denoise=DenoiseConfig(), igpt=IGPTConfig(), mpp=MPPConfig(
 from .transfer.config import segment_recipes
 for how in segment_recipes: register(kind='segment', **how)
 
+# %% ../nbs/4_paper/25_recipes.ipynb #detrec02
+from .transfer.config import detect_recipes
+for how in detect_recipes: register(**how, kind='detect')
+
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05
 def recipe(
     name:str, # Name of a recipe

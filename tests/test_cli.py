@@ -100,7 +100,7 @@ def test_report_of_no_run(tmp_path, capsys):
 COMMANDS = Path(__file__).parent/'commands.txt'
 PARTS = dict(mae_relative=('stack', 'denoise', 'igpt', 'mpp', 'beit', 'bert', 'tune'), mae_data=('pack', 'check', 'stats', 'index'),
              mae_bench=('step', 'tokens', 'loader', 'end2end'))
-NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_tokenizer', 'mae_segment', 'mae_ablate', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert',
+NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_tokenizer', 'mae_segment', 'mae_detect', 'mae_ablate', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert',
          *(f'{c} {part}' for c,parts in PARTS.items() for part in parts)]
 
 def flags(name, capsys):
@@ -119,7 +119,7 @@ def test_commands_are_as_written_down(capsys, monkeypatch):
     text = '\n'.join(line for name in NAMES for line in [*flags(name, capsys), ''])
     if os.environ.get('UPDATE'): COMMANDS.write_text(text, encoding='utf-8')
     assert text == COMMANDS.read_text(encoding='utf-8')
-    assert text.count('--recipe') == 12 and '  --mask_ratio FLOAT = 0.75\n' in text and '  --encoder STR = (required)\n' in text
+    assert text.count('--recipe') == 13 and '  --mask_ratio FLOAT = 0.75\n' in text and '  --encoder STR = (required)\n' in text
 
 LAZY = 'import sys; before = set(sys.modules); {}; print(sorted({{"torch", "timm", "torchvision", "numpy"}} & set(sys.modules)))'
 

@@ -95,6 +95,7 @@ class _Batches(Dataset):
         source = self.view.dataset
         data = source.read_many(ids) if isinstance(source, EncodedImageDataset) else [None]*len(ids)
         imgs,scores,met = zip(*[self.row(j, random[i:i+1], d) for i,(j,d) in enumerate(zip(ids, data))])
+        if getattr(self.view, 'ragged', False): return imgs, scores, sum(met, [])  # of several shapes: not stacked
         shapes = {tuple(x.shape) for x in imgs}
         if len(shapes) > 1: raise ValueError(f'images of a batch must be of one shape, got {shapes}')
         out = self.memory(imgs[0].dtype, len(ids), *imgs[0].shape)
@@ -149,7 +150,8 @@ class TrainLoader:
         try:
             for imgs,scores,met in batches:
                 for trouble in met: self.skipped.note(*trouble)
-                yield imgs if self.reuse or self.pin_memory or not workers else imgs.clone(), scores
+                lasting = self.reuse or self.pin_memory or not workers or isinstance(imgs, tuple)
+                yield imgs if lasting else imgs.clone(), scores
         except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e
