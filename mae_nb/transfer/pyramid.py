@@ -7,10 +7,9 @@ __all__ = ['strides', 'new_parts', 'rescale', 'SimpleFeaturePyramid', 'SubsetPyr
            'make_backbone', 'feature_maps', 'load_backbone']
 
 # %% ../../nbs/6_transfer/60_pyramid.ipynb #43c4b934
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
-import torch
 from timm.layers import LayerNorm2d
 from timm.models.beit import Beit
 from timm.models.vision_transformer_sam import VisionTransformerSAM
