@@ -189,7 +189,7 @@ def build_page(
     return fill(text('page.html'), policy=policy, title=html.escape(title), css=css, script=script, data=data.replace('<', '\\u003c'),
                 alt_image=html.escape(examples[0][0]), **{f'still_{k}': v for k,v in still.items()})
 
-# %% ../../nbs/7_engine/52_demo.ipynb #c79a94f5
+# %% ../../nbs/7_engine/52_demo.ipynb #c912a071
 def untrained_twin(model:MaskedAutoencoderViT)->MaskedAutoencoderViT: # With fresh weights, the same each time
     "Make the same network as it is before training."
     with torch.random.fork_rng(devices=[]):
@@ -206,7 +206,7 @@ def _models(cfg, log):
     sources = [cfg.model, *cfg.compare]
     found = [(_name(s), from_pretrained(s, use_ema=cfg.use_ema and s == cfg.model, log=log)) for s in sources]
     for name,m in found: _check_page(m, name)
-    if cfg.untrained: found.insert(1, (f'{found[0][0]}, untrained', untrained_twin(found[0][1])))
+    if cfg.untrained: found.insert(1, ('untrained', untrained_twin(found[0][1])))
     shape = lambda m: dict(img_size=m.cfg.img_size, patch_size=m.patch_size, in_chans=m.in_chans)
     for name,m in found:
         if shape(m) != shape(found[0][1]): raise ValueError(f'{name} takes other images than {found[0][0]}: {shape(m)}, and {shape(found[0][1])}')

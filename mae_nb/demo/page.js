@@ -126,7 +126,9 @@ const PAGE = (() => {
     $('ratio-said').textContent = `Masked: ${n} of ${L} patches (${Math.round(100*n/L)} %)`;
     $('ratio').setAttribute('aria-valuetext', `${n} of ${L} patches, ${Math.round(100*n/L)} %`);
     for (const radio of $('kinds').querySelectorAll('input')) radio.checked = radio.value === now.kind;
-    $('loss').textContent = words();
+    $('numbers').querySelector('caption').textContent = n ? `On ${n} masked ${n === 1 ? 'patch' : 'patches'}; ${L - n} go through the encoder.` : 'Nothing is masked, so there is no loss.';
+    const line = (k, r) => make('tr', {}, Object.assign(make('th', {textContent: data.models[k].name}), {scope: 'row'}), make('td', {textContent: decimals(r.loss)}), make('td', {textContent: decimals(r.error)}));
+    $('numbers').querySelector('tbody').replaceChildren(line(now.model, now.result), ...(now.second ? [line(now.other, now.second)] : []));
     $('about').textContent = `${about.name}: ${rows} × ${cols} patches of ${c.patch} × ${c.patch} pixels; encoder ${about.c.depth} blocks of width ${about.c.width}, decoder ${about.c.decoder_depth} of ${about.c.decoder_width}. `
       + `The encoder gets ${L - n} patches and the class token. Last pass: ${now.ms.toFixed(1)} ms in ${about.shop.fast ? 'WebAssembly' : 'plain JavaScript'}.`;
     $('masked').querySelector('canvas').setAttribute('aria-label', `${now.name} with ${n} of ${L} patches masked`);
@@ -299,7 +301,7 @@ const PAGE = (() => {
       ['How much can be hidden?', 'Move the ratio to 90 %. With so little left the guess becomes a typical picture rather than this one. Then mask all: that is what the model believes without any evidence.', 'Fig. 4, Fig. 5', () => to('random', 0.9)],
       ['Where it is hidden matters', 'One large block leaves nothing nearby to continue from, and the loss goes up; a grid leaves a neighbour to every patch, and it goes down: a task too easy to learn much from.', 'Fig. 6, Table 1f', () => to('block', 0.5)],
       ['Visible patches look worse', 'The loss counts masked patches only, so nothing taught the model to copy what it sees: compare the visible patches in the reconstruction and in the picture.', 'section 3, Fig. 2', () => { to('random', 0.75); trained(); }],
-      ['What training changed', 'The same network before its first step, on the same mask. Then choose other pictures: is the trained one always better?', 'section 4.1', () => { const k = data.models.findIndex(m => m.untrained); if (k > 0) choose('other', k); }, data.models.some(m => m.untrained)],
+      ['What training changed', 'The same network before its first step, on the same mask. Then choose other pictures: is the trained one always better?', 'section 4', () => { const k = data.models.findIndex(m => m.untrained); if (k > 0) choose('other', k); }, data.models.some(m => m.untrained)],
       ['Your own picture', 'Draw one, or open a photograph. The model has seen one kind of picture only: what does it make of yours?', 'section 6', () => { drawing(true); wipe(); draw_mask('random', Math.round(L/2)); }],
     ].filter(step => step[4] !== false);
     const items = list.map(([title, text, paper, go]) => {
@@ -324,7 +326,8 @@ const PAGE = (() => {
     $(what).value = i;
     if (what === 'model') fill_blocks();
     for (const id of ['painted2', 'pasted2']) $(id).hidden = now.other < 0;
-    const named = (id, k, title) => { $(id).querySelector('figcaption').textContent = data.models.length > 1 ? `${title} · ${data.models[k].name}` : title; };
+    $('tiles').classList.toggle('two', now.other >= 0);
+    const named = (id, k, title) => { $(id).querySelector('figcaption').textContent = now.other >= 0 ? `${title} · ${data.models[k].name}` : title; };
     named('painted', now.model, 'Reconstruction');
     named('pasted', now.model, 'Pasted');
     if (now.other >= 0) { named('painted2', now.other, 'Reconstruction'); named('pasted2', now.other, 'Pasted'); }
@@ -396,7 +399,7 @@ const PAGE = (() => {
     show();
     document.querySelectorAll('#tiles canvas').forEach(canvas => { canvas.hidden = false; });
     document.querySelectorAll('#tiles img').forEach(img => img.remove());
-    for (const id of ['controls', 'guide', 'look', 'losses', 'theme']) $(id).hidden = false;
+    for (const id of ['controls', 'guide', 'look', 'losses', 'numbers', 'theme']) $(id).hidden = false;
     document.documentElement.dataset.ready = 'yes';
   }
   setTimeout(begin, 30);  // the still picture is painted first
