@@ -1,7 +1,7 @@
 """Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens`.
 
 hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
-screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode; the README shows two of them
+screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the page to paint on; the README shows three of them
 """
 import argparse, sys
 from pathlib import Path
@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
     'landing': ('index.html', 1280, 860, False, None), 'chapter': ('tour.html', 1280, 860, False, '#first-you'),
     'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_patches/masking.html', 390, 844, False, '#all-together .touch'),
-    'dark': ('1_patches/positions.html', 1280, 860, True, '.touch')}
+    'dark': ('1_patches/positions.html', 1280, 860, True, '.touch'),
+    'demo': ('demo.html', 1280, 1000, False, None), 'demo_dark': ('demo.html', 1280, 1000, True, None), 'demo_phone': ('demo.html', 390, 844, False, None)}
 
 def hero():
     "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."

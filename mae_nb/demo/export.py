@@ -142,12 +142,12 @@ def example_images(
     first = [int((test.labels == k).nonzero()[0]) for k in range(len(test.classes))]
     return [(name, small(test.imgs[i])) for name,i in zip(test.classes, first)]
 
-# %% ../../nbs/7_engine/52_demo.ipynb #8840012e
+# %% ../../nbs/7_engine/52_demo.ipynb #c6ca0fc3
 def first_frame(
     model:MaskedAutoencoderViT, # The first of the page
     image:Tensor, # uint8, `(C, H, W)`
     mask_ratio:float=0.75, # Fraction of patches to mask
-)->tuple[list,dict]: # The mask, 1 = masked, row by row; addresses of the pictures that contain them, by the names of `Reconstruction`
+)->tuple[list,dict]: # The mask, 1 = masked; addresses that contain the pictures, by the names of `Reconstruction`
     "Reconstruct one image as a still picture."
     scores = random_scores(1, model.grid[0]*model.grid[1], torch.Generator().manual_seed(0))
     r = reconstruct(model, normalise(image[None], model.cfg.mean, model.cfg.std), mask_ratio, scores)

@@ -298,25 +298,31 @@ const PAGE = (() => {
       ['Hide three quarters', 'One word of a sentence is easy to hide; of a picture, much more must go before neighbours no longer give it away. Three quarters of the patches are masked here.', 'section 3, Fig. 5', () => { trained(); to('random', 0.75); }],
       ['The encoder sees the rest', 'Masked patches are not blackened, they are left out: the encoder works on a quarter of the tokens. The attention map of its blocks has nothing to say on masked patches.', 'section 3, Table 1c', () => { to('random', 0.75); choose('block', model(now.model).c.depth - 1); now.look = now.mask.indexOf(0); }],
       ['Mask tokens guess', 'The decoder gets one and the same token for each masked patch, with its position. Touch a masked patch in the attention map: it looks at the visible patches that its guess comes from.', 'section 3, Fig. 1', () => { choose('block', model(now.model).c.depth); now.look = now.mask.indexOf(1); }],
-      ['How much can be hidden?', 'Move the ratio to 90 %. With so little left the guess becomes a typical picture rather than this one. Then mask all: that is what the model believes without any evidence.', 'Fig. 4, Fig. 5', () => to('random', 0.9)],
-      ['Where it is hidden matters', 'One large block leaves nothing nearby to continue from, and the loss goes up; a grid leaves a neighbour to every patch, and it goes down: a task too easy to learn much from.', 'Fig. 6, Table 1f', () => to('block', 0.5)],
+      ['How much can be hidden?', 'Nine of ten patches are masked here. With so little left the guess becomes a typical picture rather than this one. Mask all: that is what the model believes without any evidence. Mask a few: it may do worse than you expect, since it was trained with most of the patches hidden.', 'Fig. 4, Fig. 5', () => to('random', 0.9)],
+      ['Where it is hidden matters', 'A large block leaves nothing nearby to continue from: the loss goes up. A grid leaves every patch a visible neighbour. Models trained on grids had an easier task in the paper, and learned less.', 'Fig. 6, Table 1f', () => to('block', 0.5)],
       ['Visible patches look worse', 'The loss counts masked patches only, so nothing taught the model to copy what it sees: compare the visible patches in the reconstruction and in the picture.', 'section 3, Fig. 2', () => { to('random', 0.75); trained(); }],
       ['What training changed', 'The same network before its first step, on the same mask. Then choose other pictures: is the trained one always better?', 'section 4', () => { const k = data.models.findIndex(m => m.untrained); if (k > 0) choose('other', k); }, data.models.some(m => m.untrained)],
       ['Your own picture', 'Draw one, or open a photograph. The model has seen one kind of picture only: what does it make of yours?', 'section 6', () => { drawing(true); wipe(); draw_mask('random', Math.round(L/2)); }],
     ].filter(step => step[4] !== false);
-    const items = list.map(([title, text, paper, go]) => {
-      const button = make('button', {type: 'button', textContent: 'Show me'}), item = make('li', {}, make('h3', {textContent: title}), make('p', {textContent: text}), button, make('span', {className: 'paper', textContent: paper}));
-      button.setAttribute('aria-label', `Show me: ${title}`);
-      button.onclick = () => {
-        items.forEach(i => i.removeAttribute('aria-current'));
-        item.setAttribute('aria-current', 'step');
-        go();
-        refresh();
-        const r = $('tiles').getBoundingClientRect();
-        if (r.top < 0 || r.bottom > innerHeight) $('tiles').scrollIntoView({block: 'start'});
-      };
-      return item;
+    const open = k => items.forEach((item, i) => {  // one step's text is shown
+      const [button, text] = [item.querySelector('button'), item.querySelector('div')];
+      button.setAttribute('aria-expanded', i === k);
+      text.hidden = i !== k;
+      if (i === k) item.setAttribute('aria-current', 'step'); else item.removeAttribute('aria-current');
     });
+    const go = k => {
+      open(k);
+      list[k][3]();
+      refresh();
+      const r = $('tiles').getBoundingClientRect();
+      if (r.top < 0 || r.bottom > innerHeight) $('tiles').scrollIntoView({block: 'start'});
+    };
+    const items = list.map(([title, text, paper], k) => {
+      const button = make('button', {type: 'button', textContent: title, onclick: () => go(k)}), next = make('button', {type: 'button', className: 'next', textContent: 'Next'});
+      next.onclick = () => { go(k + 1); items[k + 1].querySelector('button').focus({preventScroll: true}); };
+      return make('li', {}, make('h3', {}, button), make('div', {hidden: true}, make('p', {textContent: text}), make('p', {}, make('span', {className: 'paper', textContent: paper}), ...(k + 1 < list.length ? [next] : []))));
+    });
+    open(0);
     $('guide').querySelector('ol').append(...items);
   }
 
