@@ -1,4 +1,4 @@
-"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens`.
+"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
 
 hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
 screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the page to paint on; the README shows three of them
@@ -35,8 +35,8 @@ def hero():
             sheet.paste(tile, (x*(side + gap), y*(side + gap)))
     sheet.save(ROOT/'docs/_static/hero.webp', lossless=True, method=6)
 
-def screens():
-    "Photograph the built site."
+def screens(names=()):
+    "Photograph the built site, or some of it."
     from PIL import Image
     from playwright.sync_api import sync_playwright
     sys.path.insert(0, str(ROOT/'tests'))
@@ -45,6 +45,7 @@ def screens():
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=browser_path())
         for name,(page,width,height,dark,where) in SCREENS.items():
+            if names and name not in names: continue
             tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light').new_page()
             tab.goto(f'file://{ROOT}/_build/site/{page}')
             tab.wait_for_load_state('networkidle')
@@ -58,4 +59,6 @@ def screens():
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['hero', 'screens'])
-    dict(hero=hero, screens=screens)[p.parse_args().what]()
+    p.add_argument('names', nargs='*', help='of screens: some of them')
+    args = p.parse_args()
+    hero() if args.what == 'hero' else screens(args.names)
