@@ -150,6 +150,11 @@ def test_each_guided_step_shows_something(demo, tab):
     x,y = middle(tab, 17, 'image')
     tab.mouse.move(x, y); tab.mouse.down(); tab.mouse.move(x + 20, y + 20); tab.mouse.up()
     assert tab.evaluate('Math.max(...PAGE.now.image)') > 0.9  # a line of ink
+    assert tab.locator('#strip [aria-pressed=true]').count() == 0  # none of the page's own
+    tab.check('#invert')
+    assert tab.evaluate('Math.min(...PAGE.now.image)') < 0.1 and tab.evaluate('PAGE.now.image[0]') == 1
+    tab.click('#own3')
+    assert tab.get_attribute('#own3', 'aria-pressed') == 'true' and tab.evaluate('PAGE.now.image[0]') == 1  # it stays swapped
 
 def pictures(folder):
     "Files as people drop them: name, what the page says (None: it works)."

@@ -183,7 +183,7 @@ const PAGE = (() => {
     frame.addEventListener('blur', () => { now.focus = null; refresh(); });
   }
   function looks(frame) {  // choose the patch whose attention is shown
-    const choose = l => { now.look = l; show_look(); };
+    const choose = l => { if (!frame.classList.contains('drawing')) { now.look = l; show_look(); } };
     frame.addEventListener('pointerdown', e => choose(patch_at(frame, e)));
     frame.addEventListener('pointermove', e => { if (e.buttons) choose(patch_at(frame, e)); });
     frame.addEventListener('keydown', e => {
@@ -195,10 +195,11 @@ const PAGE = (() => {
   }
 
   // --- pictures from elsewhere ---
-  function take(image, name) {  // the new picture: numbers (C, H, W) in [0, 1]
+  function take(image, name, own = -1) {  // the new picture: numbers (C, H, W) in [0, 1]; which of the page's own it is
     now.image = now.inverted ? image.map(v => 1 - v) : image;
     now.name = name;
     $('image').querySelector('canvas').setAttribute('aria-label', `The picture: ${name}`);
+    [...$('strip').children].forEach((b, k) => b.setAttribute('aria-pressed', k === own));
     complain('');
     refresh();
   }
@@ -287,8 +288,7 @@ const PAGE = (() => {
   function own(i) {  // a picture of the page
     const bytes = MAE.decode(data.images[i].pixels);
     drawing(false);
-    take(Float32Array.from(bytes, v => v/255), data.images[i].name);
-    [...$('strip').children].forEach((b, k) => b.setAttribute('aria-pressed', k === i));
+    take(Float32Array.from(bytes, v => v/255), data.images[i].name, i);
   }
 
   // --- the margin: what to try ---
@@ -361,7 +361,7 @@ const PAGE = (() => {
     for (const what of ['model', 'other', 'block']) $(what).onchange = () => choose(what, +$(what).value);
     $('honest-label').hidden = !data.models.some(m => m.config.norm_pix_loss);
     $('honest').onchange = () => { now.honest = !!$('honest').value; refresh(); };
-    $('invert').onchange = () => { now.inverted = $('invert').checked; take(now.image.map(v => now.inverted ? v : 1 - v), now.name); };
+    $('invert').onchange = () => { now.inverted = $('invert').checked; take(now.image.map(v => now.inverted ? v : 1 - v), now.name, [...$('strip').children].findIndex(b => b.getAttribute('aria-pressed') === 'true')); };
     $('file').onchange = () => { if ($('file').files[0]) open($('file').files[0]); $('file').value = ''; };
     $('camera').onclick = camera;
     $('draw').onclick = () => { const on = $('draw').getAttribute('aria-pressed') !== 'true'; drawing(on); if (on) wipe(); };
