@@ -6,7 +6,7 @@ from PIL import Image
 from mae_nb.core.files import save_weights
 from mae_nb.data.datasets import normalise
 from mae_nb.demo.config import ExportConfig
-from mae_nb.demo.graphs import AutoencoderGraph
+from mae_nb.demo.graphs import AutoencoderGraph, EncoderGraph, largest_difference, trace
 from mae_nb.demo.export import build_page, example_images, export, first_frame, model_record, rounded
 from mae_nb.model.blocks import attention_weights
 from mae_nb.model.mae import mae_model
@@ -211,6 +211,17 @@ def test_graphs_are_pytorchs(tmp_path, capsys):
         assert np.abs(got - pred.numpy()).max() < 1e-4
     assert 'is there already' in refused(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'graphs')
     assert 'title: for a page' in refused(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'more', '--title', 'Mine')
+
+@pytest.mark.slow
+def test_a_strangers_positions_fix_the_size_of_a_graph(tmp_path):
+    "A table that follows no formula goes into the graph as it is."
+    pytest.importorskip('onnxruntime', reason='no onnxruntime here: graphs are not written')
+    pytest.importorskip('onnxscript', reason='no onnxscript here: graphs are not written')
+    model = mae_model('mae_vit_nano_patch4', img_size=16, embed_dim=12, depth=1, num_heads=1, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=1)
+    with torch.no_grad(): model.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+    path = trace(EncoderGraph(model.eval()), tmp_path/'encoder.onnx')
+    assert not EncoderGraph(model).pos.free and largest_difference(path, EncoderGraph(model), torch.rand(3, 1, 16, 16)) < 1e-4
+    with pytest.raises(Exception, match='(?i)dimension'): largest_difference(path, EncoderGraph(model), torch.rand(1, 1, 32, 16))
 
 def test_without_onnx_one_is_told_what_to_install(tmp_path, monkeypatch):
     there = importlib.util.find_spec

@@ -12,6 +12,7 @@ from test_demo import BOUND, masks, shaken
 from test_site import browser, tab  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.slow
+pytest.importorskip('playwright', reason='no Playwright here: the page is not tried in a browser')
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):

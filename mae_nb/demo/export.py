@@ -182,7 +182,7 @@ def build_page(
     return fill(text('page.html'), policy=policy, title=html.escape(title), css=css, script=script, data=data.replace('<', '\\u003c'),
                 alt_image=html.escape(examples[0][0]), **{f'still_{k}': v for k,v in still.items()})
 
-# %% ../../nbs/7_engine/52_demo.ipynb #74342931
+# %% ../../nbs/7_engine/52_demo.ipynb #536ccbe4
 def untrained_twin(model:MaskedAutoencoderViT)->MaskedAutoencoderViT: # With fresh weights, the same each time
     "Make the same network as it is before training."
     with torch.random.fork_rng(devices=[]):
@@ -210,6 +210,7 @@ def _models(cfg, log):
                          'give fewer models, untrained=False or to=onnx, which has no limit')
     return found
 
+# %% ../../nbs/7_engine/52_demo.ipynb #3dd48b75
 def export_page(
     cfg:ExportConfig, # What to export
     log=print, # Called with each line of output

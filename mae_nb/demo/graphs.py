@@ -38,7 +38,7 @@ class Positions(nn.Module):
         both = torch.cat([cols[None].expand(h, -1, -1), rows[:,None].expand(-1, w, -1)], dim=2)
         return torch.cat([torch.zeros_like(self.table[:,:1]), both.flatten(0, 1)[None]], dim=1)
 
-# %% ../../nbs/7_engine/52b_onnx.ipynb #045a4052
+# %% ../../nbs/7_engine/52b_onnx.ipynb #61b3828a
 class EncoderGraph(nn.Module):
     "The encoder for unmasked images."
     def __init__(self, model): # A `MaskedAutoencoderViT`
@@ -66,6 +66,7 @@ class EncoderGraph(nn.Module):
         x,cls,_ = self.embed(imgs)
         return self.encode(x, cls)
 
+# %% ../../nbs/7_engine/52b_onnx.ipynb #0b8995cb
 class AutoencoderGraph(EncoderGraph):
     "The masked autoencoder, told which patches are visible."
     def __init__(self, model): # A `MaskedAutoencoderViT`
@@ -85,7 +86,7 @@ class AutoencoderGraph(EncoderGraph):
         for block in self.model.decoder_blocks: y = block(y)
         return self.model.decoder_pred(self.model.decoder_norm(y[:,1:]))
 
-# %% ../../nbs/7_engine/52b_onnx.ipynb #e2342daf
+# %% ../../nbs/7_engine/52b_onnx.ipynb #6ef71b2d
 def _need_onnx():
     "Raise `ValueError` that says what to install, unless all parts are there."
     if missing := [p for p in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(p) is None]:
@@ -114,6 +115,7 @@ def trace(
         program = torch.onnx.export(graph, (imgs, ids_keep)[:1 + masked], **names, dynamic_shapes=sizes, dynamo=True, verbose=False)
     return atomic_write(path, lambda tmp: program.save(str(tmp), external_data=False))
 
+# %% ../../nbs/7_engine/52b_onnx.ipynb #99389fa2
 def largest_difference(
     path, # A graph
     graph:nn.Module, # What it was made of
@@ -127,7 +129,7 @@ def largest_difference(
     got, = session.run(None, {i.name: x.numpy() for i,x in zip(session.get_inputs(), inputs)})
     with torch.no_grad(): return (torch.from_numpy(got) - graph(*inputs)).abs().max().item()
 
-# %% ../../nbs/7_engine/52b_onnx.ipynb #cfe71fe5
+# %% ../../nbs/7_engine/52b_onnx.ipynb #9786eea6
 def export_graphs(
     cfg:ExportConfig, # What to export
     log=print, # Called with each line of output
