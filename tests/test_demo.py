@@ -166,6 +166,10 @@ def test_what_8_bits_cost():
     far = (reconstruct(rounded(model, 'int8'), x, scores=scores).reconstruction - reconstruct(model, x, scores=scores).reconstruction).abs()
     assert far.max() < COST['int8'] and far.mean() < 2e-3
 
+def test_half_precision_fits_into_3_mb(tmp_path):
+    "The bundled model and its untrained twin; in 8 bits it is half as much."
+    assert export(ExportConfig('fashion_nano', str(tmp_path/'half.html'), dtype='fp16'), lambda line: None).stat().st_size < 3e6
+
 # --- what is refused ---
 def refused(capsys, *args):
     from mae_nb.cli import mae_export

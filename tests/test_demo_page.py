@@ -308,4 +308,7 @@ def test_colour_and_normalised_targets(tmp_path, tab):
     own = tab.evaluate(PIXELS, '#painted')
     tab.select_option('#honest', '1')
     settle(tab)
-    assert tab.evaluate(PIXELS, '#painted') != own
+    assert tab.evaluate(PIXELS, '#painted') != own and 'different targets' not in tab.inner_text('#numbers')
+    tab.select_option('#other', label='pixels')
+    settle(tab)
+    assert 'different targets' in tab.inner_text('#numbers')

@@ -101,7 +101,7 @@ const PAGE = (() => {
     }
     if (now.focus === 'masked') ring(g, now.at, '#b23a22');
     for (const [r, id] of [[now.result, ''], [now.second, '2']]) if (r) { paint('painted' + id, r.painted); paint('pasted' + id, paste(r.painted)); }
-    const {losses, mask} = {losses: now.result.losses, mask: now.mask}, hidden = losses.map((v, l) => v*mask[l]);
+    const hidden = now.result.losses.map((v, l) => v*now.mask[l]);
     heat('losses', hidden, Math.max(...hidden));
     show_look();
     show_words();
@@ -126,7 +126,9 @@ const PAGE = (() => {
     $('ratio-said').textContent = `Masked: ${n} of ${L} patches (${Math.round(100*n/L)} %)`;
     $('ratio').setAttribute('aria-valuetext', `${n} of ${L} patches, ${Math.round(100*n/L)} %`);
     for (const radio of $('kinds').querySelectorAll('input')) radio.checked = radio.value === now.kind;
-    $('numbers').querySelector('caption').textContent = n ? `On ${n} masked ${n === 1 ? 'patch' : 'patches'}; ${L - n} go through the encoder.` : 'Nothing is masked, so there is no loss.';
+    const mixed = now.second && data.models[now.other].config.norm_pix_loss !== about.c.norm_pix_loss;
+    $('numbers').querySelector('caption').textContent = (n ? `On ${n} masked ${n === 1 ? 'patch' : 'patches'}; ${L - n} go through the encoder.` : 'Nothing is masked, so there is no loss.')
+      + (mixed ? ' These losses are of different targets, pixels and normalised pixels: compare the pixels.' : '');
     const line = (k, r) => make('tr', {}, Object.assign(make('th', {textContent: data.models[k].name}), {scope: 'row'}), make('td', {textContent: decimals(r.loss)}), make('td', {textContent: decimals(r.error)}));
     $('numbers').querySelector('tbody').replaceChildren(line(now.model, now.result), ...(now.second ? [line(now.other, now.second)] : []));
     $('about').textContent = `${about.name}: ${rows} × ${cols} patches of ${c.patch} × ${c.patch} pixels; encoder ${about.c.depth} blocks of width ${about.c.width}, decoder ${about.c.decoder_depth} of ${about.c.decoder_width}. `
@@ -176,6 +178,7 @@ const PAGE = (() => {
         if (e.shiftKey) set(now.at, value);
       } else return;
       e.preventDefault();
+      now.focus = 'masked';
       refresh();
       say(`${place(now.at)}: ${now.mask[now.at] ? 'masked' : 'visible'}`);
     });
