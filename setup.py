@@ -27,7 +27,7 @@ setup(
                  'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3',
                  'Topic :: Scientific/Engineering :: Image Recognition'],
     packages=find_namespace_packages(include=['mae_nb', 'mae_nb.*']),
-    package_data={'mae_nb': ['assets/*', 'assets/*/*']},
+    package_data={'mae_nb': ['assets/*', 'assets/*/*', 'demo/*']},
     include_package_data=True,
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),

@@ -41,14 +41,21 @@ def write_pages(book):
         path = book.root/source
         (book.out/name).write_text(book.markdown(source, book.page(path, name.removesuffix('.md')), path.read_text(encoding='utf-8')), encoding='utf-8')
 
+def write_demo(path):
+    "The page of the bundled model, as `mae_export` makes it: for the site, and as a file to take away."
+    from mae_nb.demo.config import ExportConfig
+    from mae_nb.demo.export import export
+    export(ExportConfig('fashion_nano', str(path)), log=lambda line: None)
+
 def convert(book):
-    "Everything that Sphinx reads."
+    "Everything that Sphinx reads, or copies."
     shutil.rmtree(book.out, ignore_errors=True)
     extra = book.out/'_extra/_notebooks'
     extra.mkdir(parents=True)
     for chapter in book.chapters:
         book.write(chapter)
         shutil.copy(chapter.path, extra)
+    write_demo(book.out/'_extra/demo.html')
     (book.out/'notebooks.json').write_text(json.dumps({c.doc: c.where for c in book.chapters}), encoding='utf-8')
     write_api(book)
     write_pages(book)

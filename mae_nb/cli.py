@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_knn', 'mae_tokenizer',
-           'mae_eval', 'mae_convert', 'mae_relative', 'mae_segment', 'mae_detect', 'mae_data', 'mae_bench',
-           'run_guarded', 'command', 'mae_ablate', 'mae_report', 'with_parts']
+           'mae_eval', 'mae_convert', 'mae_export', 'mae_relative', 'mae_segment', 'mae_detect', 'mae_data',
+           'mae_bench', 'run_guarded', 'command', 'mae_ablate', 'mae_report', 'with_parts']
 
 # %% ../nbs/7_engine/51_cli.ipynb #cf558e2f
 import inspect, os, re, sys
@@ -20,10 +20,12 @@ from .core.launch import launchers
 from .tasks.config import FinetuneConfig, PretrainConfig, TokenizerConfig, linprobe_defaults, partial_defaults
 from .evaluate.config import EvalConfig, KnnConfig, ReportConfig
 from .weights.config import ConvertConfig
+from .demo.config import ExportConfig
 from .data.config import DatasetConfig, IndexConfig, PackConfig
 from .bench.config import benches
 from .ablations.grids import AblateConfig
 from .recipes import describe, recipe
+from .transfer.config import DetectConfig, SegmentConfig
 from .relatives.config import BEiTConfig, BertConfig, DenoiseConfig, IGPTConfig, MPPConfig, StackConfig, TuneConfig
 
 registry = tyro.constructors.ConstructorRegistry() # rules for the types that are read in another way than tyro's
@@ -183,6 +185,9 @@ mae_eval = command(_caller(
 mae_convert = command(_caller(
     'weights.export:convert', ConvertConfig,
     "Convert weights into another layout: the official one, timm's, Hugging Face's; with a model card."), 'mae_convert')
+mae_export = command(_caller(
+    'demo.export:export', ExportConfig,
+    'Export a masked autoencoder: as one HTML page that works offline, or as ONNX graphs.'), 'mae_export')
 
 @command
 def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folder')],
@@ -232,12 +237,10 @@ def _family(prog, about, kinds):
 mae_relative = _family('mae_relative', 'Train a relative of the masked autoencoder, or fine-tune one.', _relatives)
 
 # %% ../nbs/7_engine/51_cli.ipynb #544d2818
-from .transfer.config import SegmentConfig
 mae_segment = _trains('mae_segment', 'transfer.segment:segment', SegmentConfig, lambda *_: SegmentConfig(),
                       'Train a model for semantic segmentation on an encoder, or evaluate one.')
 
 # %% ../nbs/7_engine/51_cli.ipynb #det01456
-from .transfer.config import DetectConfig
 mae_detect = _trains('mae_detect', 'transfer.detect:detect', DetectConfig, lambda *_: DetectConfig(),
                      'Train a detector on a pre-trained encoder, or from scratch; with --evaluate, evaluate one.')
 

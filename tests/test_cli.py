@@ -100,7 +100,7 @@ def test_report_of_no_run(tmp_path, capsys):
 COMMANDS = Path(__file__).parent/'commands.txt'
 PARTS = dict(mae_relative=('stack', 'denoise', 'igpt', 'mpp', 'beit', 'bert', 'tune'), mae_data=('pack', 'check', 'stats', 'index'),
              mae_bench=('step', 'tokens', 'loader', 'end2end'))
-NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_tokenizer', 'mae_segment', 'mae_detect', 'mae_ablate', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert',
+NAMES = ['mae_pretrain', 'mae_finetune', 'mae_linprobe', 'mae_partial', 'mae_tokenizer', 'mae_segment', 'mae_detect', 'mae_ablate', 'mae_knn', 'mae_eval', 'mae_report', 'mae_convert', 'mae_export',
          *(f'{c} {part}' for c,parts in PARTS.items() for part in parts)]
 
 def flags(name, capsys):

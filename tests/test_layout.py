@@ -10,7 +10,7 @@ MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in so
 FLOORS = [('core',), ('model', 'data', 'train'), ('weights', 'plots'), ('evaluate', 'demo'), ('tasks',),
           ('relatives', 'transfer', 'recipes', 'bench'), ('ablations',), ('cli',)]  # imports point down; rooms of one floor don't know each other
 ONLY = dict(model={'core'}, data={'core'}, train={'core'}, weights={'core', 'model'}, plots={'core', 'model', 'data'},
-            evaluate={'core', 'model', 'data', 'weights', 'plots'})  # narrower than the floors
+            evaluate={'core', 'model', 'data', 'weights', 'plots'}, demo={'core', 'model', 'data', 'weights', 'plots'})  # narrower than the floors
 FRONT_DOORS = {'cli', 'recipes', 'bench', 'ablations'}  # modules that stand at the root
 LONGEST = 260  # lines of a module
 

@@ -33,6 +33,7 @@ def check(folder):
     run(python.parent/'mae_knn', '--encoder', 'run', '--label_fraction', 0.1, cwd=folder)
     run(python.parent/'mae_eval', '--weights', 'tuned', '--data', 'fashion', cwd=folder)
     run(python.parent/'mae_convert', '--source', 'run', '--output', 'published', '--to', 'timm', cwd=folder)
+    run(python.parent/'mae_export', '--model', 'run', '--output', 'demo.html', cwd=folder)
     run(python.parent/'mae_relative', 'bert', '--max_steps', 2, '--output_dir', 'words', cwd=folder)
     run(python.parent/'mae_data', 'check', cwd=folder)
     run(python.parent/'mae_bench', 'tokens', '--model', 'mae_vit_tiny_patch16', '--rounds', 1, '--ratios', '', '--sizes', '', '--depths', '', cwd=folder)

@@ -1,7 +1,7 @@
-"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens`.
+"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
 
 hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
-screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode; the README shows two of them
+screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the page to paint on; the README shows three of them
 """
 import argparse, sys
 from pathlib import Path
@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
     'landing': ('index.html', 1280, 860, False, None), 'chapter': ('tour.html', 1280, 860, False, '#first-you'),
     'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_patches/masking.html', 390, 844, False, '#all-together .touch'),
-    'dark': ('1_patches/positions.html', 1280, 860, True, '.touch')}
+    'dark': ('1_patches/positions.html', 1280, 860, True, '.touch'),
+    'demo': ('demo.html', 1280, 1000, False, None), 'demo_dark': ('demo.html', 1280, 1000, True, None), 'demo_phone': ('demo.html', 390, 844, False, None)}
 
 def hero():
     "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."
@@ -34,8 +35,8 @@ def hero():
             sheet.paste(tile, (x*(side + gap), y*(side + gap)))
     sheet.save(ROOT/'docs/_static/hero.webp', lossless=True, method=6)
 
-def screens():
-    "Photograph the built site."
+def screens(names=()):
+    "Photograph the built site, or some of it."
     from PIL import Image
     from playwright.sync_api import sync_playwright
     sys.path.insert(0, str(ROOT/'tests'))
@@ -44,6 +45,7 @@ def screens():
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=browser_path())
         for name,(page,width,height,dark,where) in SCREENS.items():
+            if names and name not in names: continue
             tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light').new_page()
             tab.goto(f'file://{ROOT}/_build/site/{page}')
             tab.wait_for_load_state('networkidle')
@@ -57,4 +59,6 @@ def screens():
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['hero', 'screens'])
-    dict(hero=hero, screens=screens)[p.parse_args().what]()
+    p.add_argument('names', nargs='*', help='of screens: some of them')
+    args = p.parse_args()
+    hero() if args.what == 'hero' else screens(args.names)
