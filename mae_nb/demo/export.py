@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 from ..core.files import atomic_write, read_json
-from ..data.bundled import bundled_sets, photo, photo_names
-from ..data.datasets import normalise
+from ..data.bundled import photo, photo_names
+from ..data.datasets import bundled_sets, normalise
 from ..data.images import to_rgb
 from ..model.mae import MaskedAutoencoderViT
 from ..model.masking import random_scores
