@@ -9,8 +9,9 @@ import pytest
 
 MOST_MEMORY = 3.  # GB that a notebook may take
 LONGEST_FIRST = (  # so that no process waits for one of them at the end
-    'test_saves test_site test_processes 00_tour test_finetune 10_show test_data test_ablations test_datatrees 23_partial 22_linprobe 51_cli 07b_tokenizer '
+    'test_saves test_site test_processes test_demo_page 00_tour test_finetune 10_show test_data test_ablations test_datatrees 23_partial 22_linprobe 51_cli 07b_tokenizer '
     '41a_stack 41b_denoise 42b_igpt_run 46b_bert_run 44c_beit_run 46c_neighbours 43_mpp test_relatives_igpt test_relatives_text test_relatives_dae test_relatives_beit '
+    'test_transfer_detect test_transfer_segment 61e_segment 62d_detect '
     '27_robustness 21_finetune 20_pretrain 15_distributed 20b_evaluation 26b_ablate 19f_tokenizer 24_knn').split()
 
 def pytest_addoption(parser):

@@ -290,6 +290,7 @@ def test_columns_of_hugging_face_by_name():
     assert HFImages(hub(), image_column='annotation').column == 'annotation' and HFImages(hub()).labels.tolist() == [-1]*3
     with pytest.raises(ValueError, match="image_column: no column 'mask' of that kind; there are .'image', 'annotation'"): HFImages(hub(), image_column='mask')
 
+@pytest.mark.slow
 def test_columns_are_settings(tmp_path, capsys):
     datasets = pytest.importorskip('datasets')
     hub(label=([0, 1, 1], datasets.Value('int64'))).to_parquet(tmp_path/'train.parquet')

@@ -101,6 +101,7 @@ def models():
     yield 'normalised', shaken(mae_model('mae_vit_nano_patch4', **colour, norm_pix_loss=True)), None, False
     yield 'honest', shaken(mae_model('mae_vit_nano_patch4', **colour, norm_pix_loss=True)), None, True
 
+@pytest.mark.slow
 @node
 @pytest.mark.parametrize('dtype', ['fp32', 'fp16', 'int8'])
 @pytest.mark.parametrize('what', ['bundled', 'colour', 'normalised', 'honest'])

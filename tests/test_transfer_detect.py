@@ -219,6 +219,7 @@ def test_16_bits_and_no_object():
     assert all(p.grad is not None for p in model.parameters())
 
 # --- runs ---
+@pytest.mark.slow
 def test_resumed(whole, coco, tmp_path):
     "Stopped after step 2 and continued: the same weights, to the last bit; and the same metrics."
     run = shutil.copytree(whole, tmp_path/'run')
@@ -261,6 +262,7 @@ def test_two_processes(coco, tmp_path):
     again = read_tensors(tmp_path/'two/model.safetensors')
     for k in one: assert torch.equal(one[k], again[k]), k
 
+@pytest.mark.slow
 def test_what_a_run_leaves(whole, coco, tmp_path):
     model = load_detector(whole)
     assert (model.cfg.classes, model.cfg.category_ids, model.cfg.in_chans) == (('car', 'toothbrush'), (3, 90), 3)
@@ -284,6 +286,7 @@ def test_workers_change_nothing(coco):
         for a,b in zip(targets, targets2):
             for k in a: assert torch.equal(a[k], b[k])
 
+@pytest.mark.slow
 def test_two_commands(coco, tmp_path, capsys):
     "Pre-trained on the photographs of a COCO folder, then a detector of boxes alone on that encoder."
     assert cli.mae_pretrain(['--data', str(coco/'train2017'), '--output_dir', str(tmp_path/'mae'), '--model', 'mae_vit_nano_patch4', '--img_size', '32', '--batch_size', '8', '--epochs', '2', '--device', 'cpu']) == 0

@@ -66,6 +66,7 @@ def under_hf_names(state):
         out[names[old] + k.removeprefix(old).replace('.norm.', '.batch_norm.')] = v
     return out
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dims,sizes', [((8, 8, 8, 8), (16, 8, 4, 2)), ((4, 8, 12, 16), (27, 14, 7, 3))])
 def test_heads_of_transformers(dims, sizes):
     hf = pytest.importorskip('transformers.models.upernet.modeling_upernet')
@@ -79,6 +80,7 @@ def test_heads_of_transformers(dims, sizes):
     theirs.load_state_dict(under_hf_names(ours.state_dict()))
     assert (ours(maps[2]) - theirs(maps)).abs().max() < 1e-5
 
+@pytest.mark.slow
 def test_backbone_is_the_encoder():
     "On pre-trained weights the maps are the encoder's states, up to rounding: relative positions and layer scale change nothing at first."
     scenes = load_map_splits('scenes')[1]
@@ -175,6 +177,7 @@ def test_zero_is_unlabelled(ade, tmp_path):
 @pytest.fixture(scope='module')
 def whole(ade, tmp_path_factory): return segment(tiny(ade, save_every=2, keep_checkpoints=9, ema_decay=0.5, output_dir=str(tmp_path_factory.mktemp('segment')/'run')), **quiet)
 
+@pytest.mark.slow
 def test_resumed(whole, ade, tmp_path):
     "Stopped after step 4 and continued: the same weights, to the last bit, and the same evaluation."
     run = shutil.copytree(whole, tmp_path/'run')
