@@ -97,7 +97,7 @@ class AblateConfig:
     eval_images:int = 10_000 # training and test images for the probes, at most so many of each
     processes:int = 2 # runs beside each other, with one thread each
     home:str = 'runs/ablations' # folder of the runs
-    output:str|None = None # CSV file; results/ablation_NAME.csv if not given
+    output:str|None = None # CSV file; results/ablation_NAME.csv, or with another scale ablation_NAME_SCALE.csv, if not given
     print:Literal['commands', 'sbatch']|None = None # print the commands, or jobs for Slurm, and run nothing
     launcher:str = 'torchrun --standalone --nproc-per-node 8 --no-python' # what printed commands of the paper's runs begin with
     show:bool = False # show what has been run, beside the paper's numbers
