@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO = $(if $(OVERWRITE),--overwrite,--resume auto)
 # The tests run in three processes, each notebook or file of tests in one of them, the longest first: some wait for processes that they have started.
-PYTEST := python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check lowest notebooks docs lab wheel clean
 
