@@ -18,7 +18,7 @@ from ..model.config import mae_config
 from ..model.kernels import use_fast_kernels
 from .config import TokensBench
 from .timing import precisions_to_time, ratio, time_alternating
-from .step import count_flops
+from ..model.cost import count_flops
 
 # %% ../../nbs/7_engine/50d_bench_tokens.ipynb #e0de3b47
 def _both(cfg):

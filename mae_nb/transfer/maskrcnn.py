@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PatchAnchors', 'AlignedPooling', 'DetectorConfig', 'FitSquare', 'PyramidBackbone', 'make_rcnn', 'Detector',
-           'load_detector']
+           'detector_flops', 'load_detector']
 
 # %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #1ecc3463
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_area, roi_align
 from torchvision.transforms.v2 import functional as tvf
 from ..core.files import read_json, read_tensors, weights_folder
 from ..data.datasets import normalise
+from ..model.cost import count_flops
 from ..train.checkpoint import load_strict
 from .jitter import jitter_size
 from .pyramid import DenseViTConfig, SimpleFeaturePyramid, SubsetPyramid, feature_maps, make_backbone, strides
@@ -176,6 +177,21 @@ class Detector(nn.Module):
         if self.training: return self.rcnn(imgs, [dict(t, labels=t['labels'] + 1) for t in targets])
         found = self.rcnn(imgs)
         return [dict(f, labels=f['labels'] - 1) | (dict(masks=f['masks'][:,0] > 0.5) if 'masks' in f else {}) for f in found]
+
+# %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #31e48004
+def detector_flops(
+    cfg:DetectorConfig, # Sizes
+)->int: # Of a forward pass of one training image
+    "Count the FLOPs of a detector, with as many objects as a step is trained on at most."
+    with torch.device('meta'), torch.no_grad():
+        net = Detector(cfg).rcnn
+        heads,w = net.roi_heads, cfg.channels
+        objects = int(cfg.box_samples*heads.fg_bg_sampler.positive_fraction)
+        def forward():
+            net.rpn.head(list(net.backbone(torch.zeros(1, cfg.in_chans, *cfg.img_size)).values()))
+            heads.box_predictor(heads.box_head(torch.zeros(cfg.box_samples, w, 7, 7)))
+            if cfg.masks: heads.mask_predictor(heads.mask_head(torch.zeros(objects, w, 14, 14)))
+        return count_flops(forward)
 
 # %% ../../nbs/6_transfer/62b_maskrcnn.ipynb #d62f20b9
 def load_detector(
