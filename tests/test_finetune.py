@@ -62,12 +62,12 @@ def read_back(monkeypatch, photographs, cfg, depth, **shapes):
     def capture(*args): got.update(zip(('loss_of', 'batches', 'optimizer', 'lr_of', 'start', 'accum_iter', 'clip_grad', 'scaler', 'hold'), args)); raise StopIteration
     small = asdict(mae_config('mae_vit_nano_patch4', img_size=8, depth=depth, embed_dim=12, num_heads=1, in_chans=3, mean=(.485, .456, .406), std=(.229, .224, .225)))
     monkeypatch.setattr('mae_nb.data.labels.load_images', lambda *_, **__: photographs)
-    monkeypatch.setattr(tuning, 'mae_config', lambda name: MAEConfig(**small))
+    monkeypatch.setattr('mae_nb.tasks.base.mae_config', lambda name: MAEConfig(**small))
     monkeypatch.setattr(engine, 'train_steps', capture)
     if cfg.encoder:
         c = MAEConfig(**small)
-        monkeypatch.setattr(tuning, 'resolve_weights', lambda *_: (None, {}))
-        monkeypatch.setattr(tuning, 'read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
+        monkeypatch.setattr('mae_nb.tasks.base.resolve_weights', lambda *_: (None, {}))
+        monkeypatch.setattr('mae_nb.tasks.base.read_weights', lambda *_: Weights(MaskedAutoencoderViT(c).state_dict(), asdict(c), 'mae_nb', 'x'))
     batch = dict(effective_batch=1024, batch_size=32) if cfg.effective_batch > 8192 else {}  # there are 8192 images
     cfg = replace(cfg, device='cpu', num_workers=0, img_size=None, **batch)
     task = FinetuneTask(cfg)

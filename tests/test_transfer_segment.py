@@ -334,7 +334,7 @@ def test_other_bad_input(ade, whole, tmp_path, capsys):
     (tmp_path/'empty').mkdir()
     for more,says in ((['--data', tmp_path/'nowhere'], 'neither a folder'), (['--data', tmp_path/'empty'], 'needs a folder images'), (['--img_size', 25], 'does not divide'),
                       (['--cat_max_ratio', 0], 'cat_max_ratio'), (['--num_classes', 2], 'has class 2 (counted from 0), and there are 2 classes'), (['--batch_size', 64], 'there are 12'),
-                      (['--encoder', 'fashion_nano', '--model', 'none'], 'images of 3 channels, and the encoder takes 1'), (['--encoder', tmp_path/'empty'], 'empty'),
+                      (['--encoder', 'fashion_nano', '--model', 'none'], 'images of 3 channels, and the model takes 1'), (['--encoder', tmp_path/'empty'], 'empty'),
                       (['--output_dir', ade/'images/training/run'], 'lies among the images'), (['--evaluate', whole, '--data', 'scenes'], 'knows 3 classes, and scenes has 11'),
                       (['--head', 'query'], 'give'), (['--encoder', whole, '--output_dir', whole, '--overwrite'], 'give another output_dir')): assert says in said(capsys, *out, *more), more
     assert not (tmp_path/'run').exists()

@@ -6,7 +6,7 @@
 __all__ = ['load_pretrained_encoder', 'make_model', 'FeatureDataset', 'pooled_features', 'FinetuneTask', 'finetune']
 
 # %% ../../nbs/4_paper/21_finetune.ipynb #51f78a7c
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from itertools import count
 from types import SimpleNamespace
 from pathlib import Path
@@ -16,23 +16,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from ..core.rng import fork_rng, sample_rng, seed_all
 from ..core.device import autocast
-from ..model.config import ClassifierConfig, mae_config
+from ..model.config import ClassifierConfig
 from ..model.classifier import ViTClassifier
 from ..model.cost import tune_flops
 from ..data.images import reasons, with_channels
 from ..data.inventory import match_channels, look_at
 from ..data.loader import CorruptCounter
 from ..data.memory import on_device
-from ..data.datasets import channel_stats, normalise
+from ..data.datasets import normalise
 from ..data.labels import FinetuneDataset, load_labelled_splits
 from ..train.optim import adamw, lars
 from ..train.checkpoint import load_strict
 from ..train.engine import run
-from ..weights.formats import Weights, read_weights, weights_id
+from ..weights.formats import Weights, weights_id
 from ..weights.adapt import adapt, require, select_part
-from ..weights.hub import resolve_weights
 from ..evaluate.accuracy import accuracy, evaluate, predict_all
-from .base import ImageTask, image_channels
+from .base import ImageTask, check_encoder_or_model, encoder_start
 from .config import FinetuneConfig
 
 # %% ../../nbs/4_paper/21_finetune.ipynb #936b99a3
@@ -66,22 +65,8 @@ def make_model(
     classes=None, # Names of the classes
 )->ViTClassifier: # On the CPU
     "Build the classifier, from pre-trained weights if there are any."
-    w = None
-    if cfg.encoder:
-        path,told = resolve_weights(cfg.encoder)
-        w = replace(read_weights(path, cfg.encoder_ema, **told), path=cfg.encoder)
-    known = {f.name for f in fields(ClassifierConfig)}
-    shapes = {k: v for k,v in w.shapes.items() if k in known} if w else {}
-    if cfg.model: shapes |= {k: v for k,v in asdict(mae_config(cfg.model)).items() if k in known and v is not None}
+    w,shapes = encoder_start(cfg, dataset)
     shapes |= dict(num_classes=num_classes, classes=classes, pool=cfg.pool, drop_path=cfg.drop_path, batch_norm=cfg.batch_norm)
-    if cfg.img_size: shapes['img_size'] = cfg.img_size
-    if cfg.mean: shapes |= dict(mean=cfg.mean, std=cfg.std)
-    channels = image_channels(cfg, dataset, shapes.get('in_chans'), shapes.get('value_range'))
-    shapes['value_range'] = getattr(dataset, 'value_range', None)
-    if not shapes.get('mean'): shapes |= dict(zip(('mean', 'std'), channel_stats(dataset)))
-    if not cfg.encoder: shapes['in_chans'] = channels
-    if w and cfg.model: w.shapes.setdefault('num_heads', shapes['num_heads'])  # a bare file does not store them, a preset does
-    if shapes['in_chans'] != channels: raise ValueError(f'{cfg.data} has images of {channels} channels, and the model takes {shapes["in_chans"]}: mae_convert --in_chans {channels} adapts it')
     seed_all(cfg.seed)
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_init_std)
     if not w: return model
@@ -136,8 +121,7 @@ class FinetuneTask(ImageTask):
 
     def check_start(self):
         "Raise `ValueError` if it is not said what is to be trained, before anything is read."
-        if self.cfg.encoder or self.cfg.model: return
-        raise ValueError('give encoder, a pre-trained run to start from, or model, a preset to train from scratch')
+        check_encoder_or_model(self.cfg)
 
     def make_model(self, images, num_classes, names):
         "Build what is trained, on the CPU."
