@@ -13,7 +13,8 @@ _names = {  # names to be had from `mae_nb` itself, by module; a module is impor
     'evaluate.report': 'write_report',
     'tasks.config': 'FinetuneConfig PretrainConfig linprobe_defaults partial_defaults',
     'tasks.pretrain': 'PretrainTask pretrain', 'tasks.finetune': 'FinetuneTask finetune',
-    'transfer.config': 'SegmentConfig', 'transfer.segment': 'segment show_segmentation', 'transfer.segmenter': 'load_segmenter',
+    'transfer.config': 'DetectConfig SegmentConfig', 'transfer.segment': 'segment show_segmentation', 'transfer.segmenter': 'load_segmenter',
+    'transfer.detect': 'detect show_detections', 'transfer.maskrcnn': 'load_detector',
     'recipes': 'describe recipe'}
 _modules = {name: module for module,names in _names.items() for name in names.split()}
 

@@ -35,6 +35,7 @@ def check(folder):
     run(python.parent/'mae_convert', '--source', 'run', '--output', 'published', '--to', 'timm', cwd=folder)
     run(python.parent/'mae_export', '--model', 'run', '--output', 'demo.html', cwd=folder)
     run(python.parent/'mae_relative', 'bert', '--max_steps', 2, '--output_dir', 'words', cwd=folder)
+    run(python.parent/'mae_segment', '--model', 'mae_vit_nano_patch6', '--img_size', 72, '--head_channels', 16, '--max_steps', 2, '--label_fraction', 0.02, '--eval_every', 9, '--output_dir', 'maps', cwd=folder)
     run(python.parent/'mae_data', 'check', cwd=folder)
     run(python.parent/'mae_bench', 'tokens', '--model', 'mae_vit_tiny_patch16', '--rounds', 1, '--ratios', '', '--sizes', '', '--depths', '', cwd=folder)
 
