@@ -120,6 +120,19 @@ def test_one_statement_a_line_and_short_functions(name): assert list(crowded(MOD
                                          ('def f():\n' + '    x = 1\n'*30, 'f has 31 lines')])
 def test_crowded_notices(source, says): assert says in next(crowded(source))
 
+def unused(source):
+    "Names that a module imports, and never says."
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    names = [(a.asname or a.name).split('.')[0] for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
+    said = {n.id for n in nodes if isinstance(n, ast.Name)}
+    return [name for name in names if name not in said]
+
+@pytest.mark.parametrize('name', MODULES)
+def test_what_is_imported_is_used(name): assert unused(MODULES[name].read_text(encoding='utf-8')) == []
+
+def test_unused_notices(): assert unused('import os, a.b as c\nfrom x import y, z\nprint(z, os.name)') == ['c', 'y']
+
 def test_like_things_may_be_assigned_together(): assert list(crowded('a,b = 1,2\nh,w = x.shape\nx,y = f(1),f(2)\nwhile a: a = b')) == []
 
 # --- what is generated ---

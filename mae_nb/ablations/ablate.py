@@ -10,7 +10,7 @@ import os, signal, subprocess, sys, time
 from collections import deque
 from pathlib import Path
 from tqdm.auto import tqdm
-from .grids import AblateConfig, Run, ablation_runs, grids, print_commands, tokenizer_command
+from .grids import AblateConfig, Run, ablation_runs, print_commands, tokenizer_command
 from .results import ablation_figure, ablation_table, read_rows, run_name, run_result, write_rows
 
 # %% ../../nbs/4_paper/26b_ablate.ipynb #953be042

@@ -8,7 +8,6 @@ __all__ = ['verdicts', 'claims', 'Claim', 'claim_verdict', 'claim_numbers', 'cla
 # %% ../../nbs/4_paper/26c_ablations.ipynb #b815875b
 import math
 from typing import Literal, NamedTuple
-from .grids import grids
 from .results import Difference, paired_difference, published_accuracy
 
 # %% ../../nbs/4_paper/26c_ablations.ipynb #ef772c28

@@ -9,8 +9,7 @@ __all__ = ['muon_flops', 'growing_curve', 'Needed', 'needed_flops', 'Multiplier'
 import json, math
 from bisect import bisect_left
 from typing import NamedTuple
-from .grids import grids
-from .results import default_row, paired_difference
+from .results import paired_difference
 from ..model.config import MAEConfig, mae_config
 
 # %% ../../nbs/4_paper/26d_compute.ipynb #b3227793

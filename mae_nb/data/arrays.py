@@ -8,7 +8,6 @@ __all__ = ['npy_magic', 'tiff_magics', 'ImageKind', 'npy_axis', 'image_kind', 'r
 
 # %% ../../nbs/3_training/11e_arrays.ipynb #191d770d
 import io, numpy as np, torch
-from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from torch import Tensor

@@ -9,7 +9,6 @@ __all__ = ['BertTask', 'train_bert']
 import hashlib
 from fastcore.basics import patch
 from pathlib import Path
-import torch
 from ..core.device import autocast, resolve_device, resolve_precision
 from ..core.dist import DistInfo, accumulation_steps
 from ..core.files import read_json

@@ -11,7 +11,6 @@ import math, torch, torch.nn.functional as F
 from pathlib import Path
 from typing import Literal
 from torch import Tensor, nn
-from ..core.config import check_fields
 from ..core.device import autocast
 from ..core.rng import seed_all
 from ..data.augment import PretrainDataset

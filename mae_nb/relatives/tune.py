@@ -7,9 +7,8 @@ __all__ = ['model_types', 'layer_states', 'layer_features', 'probe_layers', 'loa
            'tune']
 
 # %% ../../nbs/5_relatives/40b_tune.ipynb #f79b8003
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn

@@ -11,7 +11,6 @@ import hashlib, json, os, numpy as np, torch
 from collections import Counter
 from copy import copy
 from pathlib import Path
-from torch import Tensor
 from torch.utils.data import Dataset
 from ..core.files import read_json
 from ..core.rng import sample_rng

@@ -25,7 +25,7 @@ from .config import SegmentConfig
 from .miou import evaluate_maps, predict_whole, predict_windows
 from .segcrops import SegmentationDataset, resize_pair, scaled_size
 from .segdata import BadMap, check_maps, ignored, load_map_splits
-from .segmenter import Segmenter, count_flops, load_segmenter, make_segmenter
+from .segmenter import Segmenter, load_segmenter, make_segmenter, segmenter_flops
 from .upernet import resize_maps, sync_batch_norm
 
 # %% ../../nbs/6_transfer/61e_segment.ipynb #650faf30
@@ -36,7 +36,7 @@ class SegmentTask(ImageTask):
         images,self.test = load_map_splits(c.data, c.label_fraction, c.seed, c.num_classes, c.reduce_zero_label, c.num_workers)
         model = make_segmenter(c, images)
         m = model.cfg
-        self.flops_per_image = 3*count_flops(model)
+        self.flops_per_image = 3*segmenter_flops(model)
         self.model = sync_batch_norm(self.place(model), self.dist.size)
         if self.test is not None: match_channels(self.test, m.in_chans, m.value_range)
         self.look_at_maps(images)
