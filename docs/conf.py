@@ -32,7 +32,7 @@ html_context = dict(default_mode='auto')
 copybutton_exclude = '.linenos, .gp, .go'
 html_theme_options = dict(
     repository_url=cfg['git_url'].rstrip('/'), repository_branch='main', use_repository_button=True, use_issues_button=False, use_download_button=False,
-    use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, navbar_persistent=[], home_page_in_toc=False, max_navbar_depth=3,
+    use_fullscreen_button=False, show_navbar_depth=1, show_toc_level=2, navbar_persistent=[], home_page_in_toc=False, max_navbar_depth=3, collapse_navbar=True,
     pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark',
     logo=dict(text='mae_nb', image_light='_static/logo.svg', image_dark='_static/logo.svg', alt_text='mae_nb: home'),
     extra_footer='')

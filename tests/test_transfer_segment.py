@@ -1,5 +1,5 @@
 "Semantic segmentation: its head, metric and windows against others, its values read back, its runs resumed and in two processes, bad input."
-import io, re, shutil
+import io, multiprocessing, re, shutil
 from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
@@ -347,6 +347,7 @@ def test_a_bad_map_that_was_not_looked_at(tmp_path, monkeypatch):
     for workers in 0, 1:
         with pytest.raises(BadMap) as e: segment(tiny(tmp_path/'set', num_classes=3, num_workers=workers, output_dir=str(tmp_path/f'run{workers}')), **quiet)
         assert re.fullmatch(r'\S+03.png has 36x41 pixels, and its map 34x41: they must be of one size', str(e.value))
+        assert not multiprocessing.active_children()  # the worker has ended, although the error's traceback is kept
 
 def test_some_empty_maps_and_a_broken_image(tmp_path):
     "A map without any label is trained, with no loss; a broken image is named, and replaced by another."

@@ -156,7 +156,8 @@ class TrainLoader:
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e
             raise
-        finally: batches = None  # ends the workers, whoever keeps the error's traceback
+        finally:
+            if workers: batches._shutdown_workers()  # now, also if somebody keeps the error's traceback, and the iterator with it
 
 # %% ../../nbs/3_training/13b_batches.ipynb #1559ee00
 def train_loader(
