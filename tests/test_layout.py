@@ -166,6 +166,12 @@ def test_every_chapter_is_in_the_table_of_contents():
     text = ''.join(''.join(c['source']) for c in json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells'])
     assert not [p.name for p in (ROOT/'nbs').glob('[0-9]*/*.ipynb') if f'({p.relative_to(ROOT/"nbs").as_posix()})' not in text]
 
+def test_every_command_is_in_the_readmes_table():
+    from mae_nb.cli import __all__ as names
+    said = (ROOT/'README.md').read_text(encoding='utf-8')
+    commands = [n for n in names if n.startswith('mae_')]
+    assert len(commands) > 10 and not [n for n in commands if f'| `{n}` |' not in said]
+
 def test_readme_is_of_this_index():
     r = run('tools/readme.py', '--check'); assert r.returncode == 0, r.stderr
 
