@@ -15,6 +15,7 @@ from .core.config import did_you_mean
 from .model.config import imagenet_mean, imagenet_std
 from .relatives.config import BEiTConfig, DenoiseConfig, IGPTConfig, MPPConfig, StackConfig
 from .tasks.config import FinetuneConfig, PretrainConfig, RunConfig, linprobe_defaults
+from .transfer.config import detect_recipes, segment_recipes
 
 # %% ../nbs/4_paper/25_recipes.ipynb #eb3adee2
 class Recipe(NamedTuple):
@@ -127,9 +128,10 @@ register('fashion_micro', 'ours: a model of 1.3 M parameters on the bundled imag
 register('fashion_60k', 'ours: the default configuration on all of Fashion-MNIST', not_measured, base=small, data='FashionMNIST',
          epochs=200, warmup_epochs=10., batch_size=512)
 register('cluttered', 'ours: garments among clutter, normalised pixels', 'ridge 51.9 ± 2.5 of the class token, five seeds (results/demo.csv)',
-         '2 CPU cores', '0.1', base=small,
-         data='cluttered_fashion', model='mae_vit_nano_patch6', norm_pix_loss=True, crop_scale_min=0.6,
-         epochs=40, batch_size=64, blr=1.2e-2)
+         '2 CPU cores', '0.1', base=small, data='cluttered_fashion', model='mae_vit_nano_patch6',
+         norm_pix_loss=True, crop_scale_min=0.6, epochs=40, batch_size=64, blr=1.2e-2)
+register('scenes', 'ours: `cluttered` on larger images of several garments each', not_measured, base=recipes['cluttered'].config,
+         data='scenes', img_size=(72, 72))
 few_labels = dict(fashion=('71.8 ± 1.7', '64.1 ± 3.2'), cluttered=('42.1 ± 2.8', '35.7 ± 2.8'))
 for name,pool in ('fashion', 'avg'), ('cluttered', 'token'):  # 10 labels a class, fine-tuned and from scratch for three times as long
     start = recipes[name].config
@@ -228,11 +230,9 @@ for name,base in dict(denoise=DenoiseConfig(), igpt=IGPTConfig(), mpp=MPPConfig(
     register(f'fashion_{name}', 'ours: the default configuration', not_measured, kind=f'relative {name}', base=base)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #7d0434e2
-from .transfer.config import segment_recipes
 for how in segment_recipes: register(kind='segment', **how)
 
 # %% ../nbs/4_paper/25_recipes.ipynb #detrec02
-from .transfer.config import detect_recipes
 for how in detect_recipes: register(**how, kind='detect')
 
 # %% ../nbs/4_paper/25_recipes.ipynb #ca9fdd05

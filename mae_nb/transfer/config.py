@@ -108,7 +108,7 @@ segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
          expected='ADE20K mIoU 48.15, mAcc 58.99, aAcc 83.05',
          base=SegmentConfig(**_ade, encoder='mae_pretrain_vit_base.pth', epochs=127, max_steps=160_000)),
     dict(name='scenes_segment', source='ours: the default configuration, from an encoder pre-trained on other scenes '
-         '(mae_pretrain --data scenes --model mae_vit_nano_patch6 --img_size 72 --output_dir runs/scenes)', expected='not measured yet', base=replace(_scenes, encoder='runs/scenes')),
+         '(mae_pretrain --recipe scenes)', expected='not measured yet', base=replace(_scenes, encoder='runs/scenes')),
     dict(name='scenes_segment_scratch', source='ours: the same from scratch', expected='not measured yet', base=replace(_scenes, layer_decay=None)))
 
 # %% ../../nbs/6_transfer/60a_config.ipynb #detd749a
@@ -124,10 +124,10 @@ class DetectConfig(TransferConfig):
     scale_jitter:tuple[float,float] = (0.5, 1.5) # smallest and largest scale of training images; 1 makes an image just fit the square
     window_size:int|None = None # side of attention's windows, in patches; all blocks are global if not given
     pyramid:Literal['simple', 'subsets'] = 'simple' # maps made of the last map (ViTDet), or of four depths (appendix A.3)
-    channels:int = 64 # width of the maps; ViTDet has 256
-    box_dim:int = 256 # width of the linear layer on each box; ViTDet has 1024
-    proposals:int = 200 # proposals per image; ViTDet has 1000
-    box_samples:int = 64 # proposals per image that a step is trained on; ViTDet has 512
+    channels:int = 32 # width of the maps; ViTDet has 256
+    box_dim:int = 128 # width of the linear layer on each box; ViTDet has 1024
+    proposals:int = 100 # proposals per image; ViTDet has 1000
+    box_samples:int = 32 # proposals per image that a step is trained on; ViTDet has 512
     detections:int = 100 # largest number of objects per image
     blr:float = 1.6e-2 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 0. # learning rate at the end
@@ -173,6 +173,6 @@ def _coco(name):
 
 detect_recipes = ( # of `mae_detect`: what `register` of the recipes takes
     *map(_coco, _found),
-    dict(name='scenes_detect', source='ours: the default configuration, from an encoder pre-trained on other scenes (mae_pretrain --data scenes --model mae_vit_nano_patch6 --img_size 72 --output_dir runs/scenes)',
+    dict(name='scenes_detect', source='ours: the default configuration, from an encoder pre-trained on other scenes (mae_pretrain --recipe scenes)',
          expected='not measured yet', base=replace(_scenes_detect, encoder='runs/scenes')),
     dict(name='scenes_detect_scratch', source='ours: the same from scratch', expected='not measured yet', base=replace(_scenes_detect, layer_decay=None)))
