@@ -41,11 +41,14 @@ def write_pages(book):
         path = book.root/source
         (book.out/name).write_text(book.markdown(source, book.page(path, name.removesuffix('.md')), path.read_text(encoding='utf-8')), encoding='utf-8')
 
-def write_demo(path):
-    "The page of the bundled model, as `mae_export` makes it: for the site, and as a file to take away."
+def write_demo(folder):
+    "The page of the bundled model, as `mae_export` makes it, a file to take away; and one with earlier states of it and another target (tools/demo_models.py)."
     from mae_nb.demo.config import ExportConfig
     from mae_nb.demo.export import export
-    export(ExportConfig('fashion_nano', str(path)), log=lambda line: None)
+    models = tuple(str(HERE/'models'/name) for name in ('pixels-epoch-1', 'pixels-epoch-10', 'normalised-pixels-epoch-100'))
+    quiet = lambda line: None
+    export(ExportConfig('fashion_nano', str(folder/'demo.html')), quiet)
+    export(ExportConfig('fashion_nano', str(folder/'demo_training.html'), compare=models, title='Watch it learn'), quiet)
 
 def convert(book):
     "Everything that Sphinx reads, or copies."
@@ -55,7 +58,7 @@ def convert(book):
     for chapter in book.chapters:
         book.write(chapter)
         shutil.copy(chapter.path, extra)
-    write_demo(book.out/'_extra/demo.html')
+    write_demo(book.out/'_extra')
     (book.out/'notebooks.json').write_text(json.dumps({c.doc: c.where for c in book.chapters}), encoding='utf-8')
     write_api(book)
     write_pages(book)

@@ -164,6 +164,33 @@ def test_each_guided_step_shows_something(demo, tab):
     tab.click('#own3')
     assert tab.get_attribute('#own3', 'aria-pressed') == 'true' and tab.evaluate('PAGE.now.image[0]') == 1  # it stays swapped
 
+def test_models_to_compare(tab, tmp_path):
+    "The site's second page: earlier states, and another target, each a guided step of its own; names in the lists, reconstructions as PyTorch's."
+    from pathlib import Path
+    models = [Path(__file__).parent.parent/'docs/models'/name for name in ('pixels-epoch-1', 'pixels-epoch-10', 'normalised-pixels-epoch-100')]
+    page = export(ExportConfig('fashion_nano', tmp_path/'compare.html', compare=models), log=lambda line: None)
+    asked = visit(tab, page)
+    steps = tab.locator('aside li')
+    assert steps.count() == 10
+    def compared(title):
+        steps.filter(has_text=title).locator('h3 button').click()
+        settle(tab)
+        return tab.evaluate('PAGE.now.other'), [float(t) for t in tab.locator('#numbers td:nth-child(2)').all_inner_texts()]
+    k,losses = compared('As training went on')
+    assert k == 2 and len(losses) == 2 and losses[1] > 1.2*losses[0]  # after one epoch
+    assert tab.locator('#painted2 figcaption').inner_text() == 'Reconstruction · pixels-epoch-1'
+    k,losses = compared('Another target')
+    assert k == 4 and tab.locator('#other option:checked').inner_text() == 'normalised-pixels-epoch-100' and asked == []
+    tab.set_viewport_size(dict(width=390, height=844))
+    settle(tab)
+    assert tab.evaluate('[...document.querySelectorAll("#numbers td")].every(c => { const r = document.createRange(); r.selectNodeContents(c); return r.getClientRects().length === 1; })')  # in one line, on a phone too
+    theirs = rounded(from_pretrained(models[2]), 'int8')
+    assert theirs.cfg.norm_pix_loss
+    imgs = normalise(example_images(theirs.cfg, 'fashion')[0][1][None], theirs.cfg.mean, theirs.cfg.std)
+    mask = torch.tensor(mask_of(tab), dtype=torch.float)[None]
+    expected = theirs(imgs, scores=mask + torch.arange(mask.numel())/1000, mask_ratio=mask.mean().item()).loss.item()
+    assert abs(losses[1] - expected) < 0.01
+
 def pictures(folder):
     "Files as people drop them: name, what the page says (None: it works)."
     noise = Image.effect_noise((5200, 4000), 80).convert('RGB')
@@ -302,7 +329,9 @@ def test_colour_and_normalised_targets(tmp_path, tab):
         save_weights(m.state_dict(), vars(m.cfg), tmp_path/name)
     path = export(ExportConfig(str(tmp_path/'pixels'), str(tmp_path/'page.html'), compare=(str(tmp_path/'normalised'),), untrained=False))
     assert visit(tab, path) == []
-    assert tab.locator('#strip button').count() == 5 and tab.get_attribute('#own0', 'aria-label') == 'astronaut' and tab.locator('aside li').count() == 7
+    assert tab.locator('#strip button').count() == 5 and tab.get_attribute('#own0', 'aria-label') == 'astronaut'
+    said = tab.locator('aside li h3').all_inner_texts()
+    assert len(said) == 8 and any('Another target' in t for t in said) and not any('As training went on' in t or 'What training changed' in t for t in said)
     tab.select_option('#model', label='normalised')
     settle(tab)
     own = tab.evaluate(PIXELS, '#painted')

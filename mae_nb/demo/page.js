@@ -297,6 +297,8 @@ const PAGE = (() => {
   // --- the margin: what to try ---
   function guide() {
     const to = (kind, ratio) => draw_mask(kind, Math.round(ratio*L)), trained = () => choose('model', 0);
+    const other = same => data.models.findIndex((m, k) => k > 0 && !m.untrained && same === (m.config.norm_pix_loss === data.models[0].config.norm_pix_loss));
+    const [earlier, target] = [other(true), other(false)];
     const list = [
       ['Hide three quarters', 'One word of a sentence is easy to hide; of a picture, much more must go before neighbours no longer give it away. Three quarters of the patches are masked here.', 'section 3, Fig. 5', () => { trained(); to('random', 0.75); }],
       ['The encoder sees the rest', 'Masked patches are not blackened, they are left out: the encoder works on a quarter of the tokens. The attention map of its blocks has nothing to say on masked patches.', 'section 3, Table 1c', () => { to('random', 0.75); choose('block', model(now.model).c.depth - 1); now.look = now.mask.indexOf(0); }],
@@ -305,6 +307,8 @@ const PAGE = (() => {
       ['Where it is hidden matters', 'A large block leaves nothing nearby to continue from: the loss goes up. A grid leaves every patch a visible neighbour. Models trained on grids had an easier task in the paper, and learned less.', 'Fig. 6, Table 1f', () => to('block', 0.5)],
       ['Visible patches look worse', 'The loss counts masked patches only, so nothing taught the model to copy what it sees: compare the visible patches in the reconstruction and in the picture.', 'section 3, Fig. 2', () => { to('random', 0.75); trained(); }],
       ['What training changed', 'The same network before its first step, on the same mask. Then choose other pictures: is the trained one always better?', 'section 4', () => { const k = data.models.findIndex(m => m.untrained); if (k > 0) choose('other', k); }, data.models.some(m => m.untrained)],
+      ['As training went on', 'An earlier state of a model of this page. What comes first: the outline, the place, the pattern? Hide the same patches and go through the models in the list below.', 'Fig. 7', () => { trained(); choose('other', earlier); }, earlier > 0],
+      ['Another target', 'One of these models predicts pixels, the other pixels normalised patch by patch: each masked patch minus its mean, over its deviation. Brightness and contrast are then not its task, and it spends itself on edges; what is missing is added from the patch itself, unless you choose otherwise below.', 'section 3, Table 1d', () => { trained(); choose('other', target); }, target > 0],
       ['Your own picture', 'Draw one, or open a photograph. The model has seen one kind of picture only: what does it make of yours?', 'section 6', () => { drawing(true); wipe(); draw_mask('random', Math.round(L/2)); }],
     ].filter(step => step[4] !== false);
     const open = k => items.forEach((item, i) => {  // one step's text is shown
