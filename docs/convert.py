@@ -16,9 +16,12 @@ from nbdev.processors import clean_magics, hide_, hide_line, rm_header_dash, str
 from mae_nb.weights.hub import official
 from mae_nb.recipes import recipes
 
-PARTS = {'Book': dict(_1_patches='Patches', _2_model='Model', _3_training='Training', _4_paper='Paper'),
-         'Beyond': dict(_5_relatives='Relatives', _6_transfer='Transfer'),
-         'Engine': dict(_7_engine='Engine'), 'Teach': dict(_teach='Teach')}
+PARTS = {'1 The paper': dict(_1_paper='The paper, read and run'),
+         '2 Relatives': dict(_2_relatives='Its relatives'),
+         '3 Transfer': dict(_3_transfer='Segmentation and detection'),
+         '4 The library': dict(_4a_model='Model', _4b_data='Data', _4c_training='Training', _4d_weights='Weights', _4e_evaluation='Evaluation',
+                               _4f_tools='Recipes, benchmarks, commands'),
+         'Teach': dict(_teach='Teach')}
 FOLDERS = {folder[1:]: name for part in PARTS.values() for folder,name in part.items()}
 PAGES = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', 'results/README.md': 'results.md'}  # shown as pages, too
 CALLOUTS = {'Key idea': 'important', 'Tip': 'tip', 'Note': 'note', 'Warning': 'warning'}

@@ -159,7 +159,7 @@ def test_nothing_and_all_masked(tmp_path):
     assert (torch.tensor(everything['painted']).view(1, 1, 28, 28) - picture).abs().max() < BOUND
 
 def test_what_8_bits_cost():
-    "The bundled model's pictures in 8 bits, beside those of its own weights: the bound that chapter 52 states."
+    "The bundled model's pictures in 8 bits, beside those of its own weights: the bound that chapter 73a states."
     from mae_nb.data.bundled import fashion
     model = from_pretrained('fashion_nano')
     x = normalise(fashion('test').imgs[:50], model.cfg.mean, model.cfg.std)

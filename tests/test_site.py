@@ -47,7 +47,7 @@ def visit(tab, site, page): tab.goto(f'file://{site}/{page}'); tab.wait_for_load
 def project(tmp_path, cells):
     "A project with one chapter, of these cells."
     for name in ('mae_nb', 'docs', 'tests', 'tools', 'settings.ini', 'Makefile', 'results'): (tmp_path/name).symlink_to(ROOT/name)
-    path = tmp_path/'nbs/1_patches/03_masking.ipynb'
+    path = tmp_path/'nbs/1_paper/03_masking.ipynb'
     path.parent.mkdir(parents=True)
     png = dict(output_type='display_data', metadata={}, data={'image/png': 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=='})
     def cell(i, text):
@@ -69,7 +69,7 @@ def test_a_good_chapter_has_no_problems(tmp_path):
     assert problems(project(tmp_path, good)) == []
 
 @pytest.mark.parametrize('cell,says', {
-    'link': ('[nowhere](../2_model/99_nothing.ipynb)', 'broken link: ../2_model/99_nothing.ipynb'),
+    'link': ('[nowhere](../4a_model/99_nothing.ipynb)', 'broken link: ../4a_model/99_nothing.ipynb'),
     'symbol': ('Call `mae_nb.model.masking.randomly_masking`.', 'mae_nb.model.masking has no such symbol'),
     'module': ('Import `mae_nb.maskings`.', 'mae_nb has no such module'),
     'name': ('Call `no_such' '_function` instead.', 'unknown symbol'),
@@ -82,7 +82,7 @@ def test_a_good_chapter_has_no_problems(tmp_path):
 }.values())
 def test_what_a_reader_would_stumble_over_is_told(tmp_path, cell, says):
     told = problems(project(tmp_path, [cell]))
-    assert len(told) == 1 and says in told[0] and 'nbs/1_patches/03_masking.ipynb: cell 1' in told[0], told
+    assert len(told) == 1 and says in told[0] and 'nbs/1_paper/03_masking.ipynb: cell 1' in told[0], told
 
 @pytest.mark.parametrize('problems,complaints,look,status', [([], 0, False, 0), (['a picture: no alternative text'], 0, False, 1), ([], 1, False, 1),
                                                              (['a picture: no alternative text'], 1, True, 0)])
@@ -134,8 +134,8 @@ def test_every_public_symbol_has_an_entry_with_its_parameters(site):
     for word in ('mask_ratio', '0.75', 'Fraction of patches to mask', 'Returns', 'masking.py#L'): assert word in entry
 
 def test_buttons_lead_to_the_notebook_itself(site):
-    text = (site/'1_patches/masking.html').read_text()
-    assert 'colab.research.google.com/github/mae-nb/mae_nb/blob/main/nbs/1_patches/03_masking.ipynb' in text
+    text = (site/'1_paper/masking.html').read_text()
+    assert 'colab.research.google.com/github/mae-nb/mae_nb/blob/main/nbs/1_paper/03_masking.ipynb' in text
     assert 'href="../_notebooks/03_masking.ipynb"' in text
     for path in (ROOT/'nbs').rglob('*.ipynb'):
         if 'runs' not in path.parts and '.ipynb_checkpoints' not in path.parts: assert (site/'_notebooks'/path.name).read_bytes() == path.read_bytes()
@@ -171,7 +171,7 @@ def test_the_smallest_phone(site, browser, scripts):
     context = browser.new_context(viewport=dict(width=320, height=640))
     tab = context.new_page()
     if not scripts: tab.route('**/*.js*', lambda route: route.abort())
-    for page in ('index.html', 'tour.html', '3_training/lists.html'):
+    for page in ('index.html', '1_paper/tour.html', '4b_data/lists.html'):
         visit(tab, site, page)
         assert tab.evaluate(TOO_WIDE) == 0, page
     context.close()
@@ -180,10 +180,10 @@ def test_search_finds_a_symbol(site, tab):
     visit(tab, site, 'search.html?q=random_masking')
     tab.wait_for_selector('#search-results li a', timeout=20_000)
     hits = tab.eval_on_selector_all('#search-results li a', 'nodes => nodes.map(n => n.getAttribute("href"))')
-    assert any('api/model/masking.html#mae_nb.model.masking.random_masking' in h for h in hits) and any('1_patches/masking.html' in h for h in hits), hits
+    assert any('api/model/masking.html#mae_nb.model.masking.random_masking' in h for h in hits) and any('1_paper/masking.html' in h for h in hits), hits
 
 def test_the_dark_switch_works_and_is_remembered(site, tab):
-    visit(tab, site, 'tour.html')
+    visit(tab, site, '1_paper/tour.html')
     ground = lambda: tab.evaluate('getComputedStyle(document.body).backgroundColor')
     theme = lambda: tab.evaluate('document.documentElement.dataset.theme')
     light = ground()
@@ -193,11 +193,11 @@ def test_the_dark_switch_works_and_is_remembered(site, tab):
         tab.locator('button.theme-switch-button:visible').first.click()
         if (dark := tab.locator('button[data-mode=dark]:visible')).count(): dark.first.click()
     assert theme() == 'dark' and ground() != light
-    visit(tab, site, '1_patches/masking.html')
+    visit(tab, site, '1_paper/masking.html')
     assert theme() == 'dark'
 
-TOUCHED = [('index.html', 0), ('1_patches/masking.html', 0), ('1_patches/masking.html', 1), ('1_patches/positions.html', 0), ('tour.html', 0),
-           ('2_model/touch.html', 0), ('2_model/touch.html', 1), ('2_model/touch.html', 2)]
+TOUCHED = [('index.html', 0), ('1_paper/masking.html', 0), ('1_paper/masking.html', 1), ('1_paper/positions.html', 0), ('1_paper/tour.html', 0),
+           ('4a_model/touch.html', 0), ('4a_model/touch.html', 1), ('4a_model/touch.html', 2)]
 
 def state(tab, n): return tab.evaluate('n => { const f = document.querySelectorAll(".touch")[n]; return [f.querySelector("img").src, f.querySelector("figcaption").textContent, f.querySelector("img").alt]; }', n)
 def drawn(uri): return hashlib.sha1(uri.encode()).hexdigest()[:8]
@@ -235,14 +235,14 @@ def test_figures_answer_to_mouse_and_keyboard(site, tab, page, n):
 def test_without_scripts_there_is_a_still_picture(site, browser):
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
-    for page in ('index.html', '1_patches/positions.html', 'tour.html'):
+    for page in ('index.html', '1_paper/positions.html', '1_paper/tour.html'):
         visit(tab, site, page)
         img = tab.locator('.touch img').first
         assert img.bounding_box()['width'] > 200 and len(img.get_attribute('alt')) > 20
     context.close()
 
 @pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
-@pytest.mark.parametrize('page', ['index.html', 'start.html', 'tour.html', '1_patches/masking.html', '4_paper/recipes.html', 'api/model/masking.html', 'glossary.html', 'paper.html'])
+@pytest.mark.parametrize('page', ['index.html', 'start.html', '1_paper/tour.html', '1_paper/masking.html', '4f_tools/recipes.html', 'api/model/masking.html', 'glossary.html', 'paper.html'])
 def test_accessible(site, browser, page, dark):
     "axe-core's rules of WCAG 2 A and AA: contrast, names, roles, keyboard."
     from axe_playwright_python.sync_playwright import Axe
