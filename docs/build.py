@@ -18,7 +18,7 @@ def write_parts(book):
     "A page for each folder of chapters, and the contents of the book."
     trees = []
     for part,folders in PARTS.items():
-        entries = ['start'] if part == '1 The paper' else []
+        entries = ['start'] if part == 'Volume 1' else []
         for folder in (f[1:] for f in folders):
             chapters = [c for c in book.chapters if c.folder == folder]
             if not chapters: continue

@@ -16,16 +16,24 @@ from nbdev.processors import clean_magics, hide_, hide_line, rm_header_dash, str
 from mae_nb.weights.hub import official
 from mae_nb.recipes import recipes
 
-PARTS = {'1 The paper': dict(_1_paper='The paper, read and run'),
-         '2 Relatives': dict(_2_relatives='Its relatives'),
-         '3 Transfer': dict(_3_transfer='Segmentation and detection'),
-         '4 The library': dict(_4a_model='Model', _4b_data='Data', _4c_training='Training', _4d_weights='Weights', _4e_evaluation='Evaluation',
+PARTS = {'Volume 1': dict(_1_paper='The paper, read and run'),
+         'Volume 2': dict(_2_relatives='The relatives'),
+         'Volume 3': dict(_3_transfer='Segmentation and detection'),
+         'Volume 4: the library': dict(_4a_model='Model', _4b_data='Data', _4c_training='Training', _4d_weights='Weights', _4e_evaluation='Evaluation',
                                _4f_tools='Recipes, benchmarks, commands'),
          'Teach': dict(_teach='Teach')}
 FOLDERS = {folder[1:]: name for part in PARTS.values() for folder,name in part.items()}
 PAGES = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md', 'results/README.md': 'results.md'}  # shown as pages, too
 CALLOUTS = {'Key idea': 'important', 'Tip': 'tip', 'Note': 'note', 'Warning': 'warning'}
 FENCE = re.compile(r'^(```.*?^```[ \t]*$)', re.M | re.S)
+
+def only_imports(source):
+    "Does a cell import, and at most set up plots, seeds and the environment besides?"
+    try: lines = ast.parse(source).body
+    except SyntaxError: return False
+    imports = [x for x in lines if isinstance(x, (ast.Import, ast.ImportFrom))]
+    others = [ast.unparse(x) for x in lines if x not in imports]
+    return len(imports) > 1 and all(re.match(r'(style\(\)|torch\.(manual_seed|set_num_threads)\(.*\)|os\.environ\[.*)$', x) for x in others)
 
 @dataclass
 class Chapter:
@@ -225,6 +233,7 @@ class Book:
     def code(self, where, chapter, cell, marks):
         "One code cell, with its outputs."
         mark = {k: v.strip() for k,_,v in (m.partition(':') for m in marks)}
+        if only_imports(cell['source']) and 'code-fold' not in mark: mark |= {'code-fold': 'true', 'code-summary': 'Imports'}
         tags = ['remove-input'] if mark.get('echo') == 'false' else ['hide-input'] if mark.get('code-fold') == 'true' else []
         new = dict(cell_type='code', execution_count=None, source=re.sub(r'^#\|.*\n?', '', cell['source'], flags=re.M).strip('\n'), outputs=cell.get('outputs', []), metadata=dict(tags=tags))
         if tags == ['hide-input']:

@@ -146,6 +146,16 @@ def test_the_map_names_every_table_and_figure_of_the_paper(site):
     figures = {n.strip() for row in rows[rows.index('figure'):] for n in row.split(',')}
     assert {str(n) for n in range(1, 12)} <= figures
 
+def test_cells_that_only_import_are_folded(site):
+    sys.path.insert(0, str(ROOT/'docs'))
+    try: from convert import only_imports
+    finally: sys.path.remove(str(ROOT/'docs'))
+    assert only_imports('import torch\nfrom a import b\nstyle(); torch.manual_seed(0)')
+    assert not any(map(only_imports, ('import torch\nfrom a import b\nx = b()', 'style()', 'import torch', 'import torch\nfrom')))
+    text = (site/'4b_data/batches.html').read_text()
+    folded = re.findall(r'<details.*?</details>', text, re.S)
+    assert any('Imports' in f and 'import' in f for f in folded)
+
 # --- in a browser ---
 TOO_WIDE = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
 def test_every_page_is_whole_and_asks_nobody(site, tab):
