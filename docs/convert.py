@@ -159,10 +159,10 @@ class Book:
         if not alt.strip(): self.problem(where, f'{url}: no alternative text')
         source = (chapter.path.parent/url).resolve()
         if not source.exists(): self.problem(where, f'missing figure: {url}'); return ''
-        copy = self.out/'_pictures'/source.name
+        copy = self.out/'_pictures'/f'{source.parent.name}-{source.name}'  # two folders may have pictures of one name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, copy)
-        return f'![{alt}](/_pictures/{source.name})'
+        return f'![{alt}](/_pictures/{copy.name})'
 
     def reference(self, where, chapter, m):
         "'Equation (3.1)' and 'Figure 3.2' become links to it."

@@ -7,7 +7,7 @@ _names = {  # names to be had from `mae_nb` itself, by module; a module is impor
     'model.config': 'ClassifierConfig MAEConfig ViTConfig classifier_config mae_config',
     'model.mae': 'MaskedAutoencoderViT mae_model', 'model.classifier': 'ViTClassifier', 'model.encoder': 'MAEEncoder',
     'data.datasets': 'load_images', 'weights.hub': 'from_pretrained', 'weights.config': 'ConvertConfig', 'weights.export': 'convert',
-    'plots.images': 'show_attention show_images show_reconstruction',
+    'plots.images': 'show_attention show_images show_reconstruction',  'plots.architecture': 'show_architecture',
     'demo.config': 'ExportConfig', 'demo.export': 'export',
     'evaluate.config': 'EvalConfig KnnConfig', 'evaluate.knn': 'extract_features',
     'evaluate.report': 'write_report',

@@ -1,6 +1,7 @@
-"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
+"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, `... architecture`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
 
 hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
+architecture   docs/_static/architecture.png: the method on the first test image, at the top of the README
 screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the page to paint on; the README shows three of them
 """
 import argparse, sys
@@ -35,6 +36,19 @@ def hero():
             sheet.paste(tile, (x*(side + gap), y*(side + gap)))
     sheet.save(ROOT/'docs/_static/hero.webp', lossless=True, method=6)
 
+def architecture():
+    "The method in one figure: the first test image, masked, and what `fashion_nano` makes of it."
+    import io, torch
+    from PIL import Image
+    from mae_nb.data.bundled import fashion
+    from mae_nb.model.masking import random_scores
+    from mae_nb.plots.architecture import show_architecture
+    from mae_nb.weights.hub import from_pretrained
+    scores = random_scores(1, 49, torch.Generator().manual_seed(3))
+    raw = io.BytesIO()
+    show_architecture(from_pretrained('fashion_nano'), fashion('test').imgs[0], scores=scores).savefig(raw, dpi=200)
+    Image.open(raw).convert('RGB').quantize(128).save(ROOT/'docs/_static/architecture.png', optimize=True)
+
 def screens(names=()):
     "Photograph the built site, or some of it."
     from PIL import Image
@@ -58,7 +72,7 @@ def screens(names=()):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['hero', 'screens'])
+    p.add_argument('what', choices=['hero', 'architecture', 'screens'])
     p.add_argument('names', nargs='*', help='of screens: some of them')
     args = p.parse_args()
-    hero() if args.what == 'hero' else screens(args.names)
+    screens(args.names) if args.what == 'screens' else dict(hero=hero, architecture=architecture)[args.what]()
