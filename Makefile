@@ -40,7 +40,7 @@ test: .venv/.dev
 	$(BIN)/$(PYTEST)
 
 check: .venv/.dev
-	$(BIN)/$(PYTEST) tests -m "not slow"
+	$(BIN)/$(PYTEST) -n 2 tests -m "not slow"
 
 .venv-lowest/.dev: .venv/.dev settings.ini setup.py
 	$(PYTHON) -m venv --clear .venv-lowest

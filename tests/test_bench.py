@@ -39,6 +39,7 @@ def test_missing_counterpart_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     with pytest.raises(ValueError, match='pip install transformers'): bench_step(SMALL['step'])
 
+@pytest.mark.slow
 def test_slow_bf16_is_left_out(monkeypatch):
     monkeypatch.setattr('mae_nb.bench.timing.has_fast_bf16', lambda device: False)
     said = []

@@ -55,6 +55,7 @@ def test_palette_does_not_depend_on_threads_or_the_global_generator():
     torch.set_num_threads(1)
     assert torch.equal(*found) and not torch.equal(found[0], fit_palette(imgs, 16, seed=1))
 
+@pytest.mark.slow
 def test_indices_are_those_of_transformers():
     hf = pytest.importorskip('transformers.models.imagegpt.image_processing_imagegpt')
     if not hasattr(hf, 'color_quantize_torch'): pytest.skip('transformers 5 has it')

@@ -91,6 +91,7 @@ def test_backbone_is_the_encoder():
     for a,b in zip(feature_maps(model.backbone, x), states.values()): assert (a.flatten(2).transpose(1, 2) - b[:,1:]).abs().max() < 1e-4
 
 # --- metric ---
+@pytest.mark.slow
 def test_miou_of_torchmetrics():
     metrics = pytest.importorskip('torchmetrics.classification')
     torch.manual_seed(0)
@@ -329,6 +330,7 @@ def test_bad_maps_are_refused(what, says, tmp_path, capsys):
     assert says in said(capsys, *flags(tmp_path/'set', tmp_path/'run'))
     assert not (tmp_path/'run').exists()
 
+@pytest.mark.slow
 def test_other_bad_input(ade, whole, tmp_path, capsys):
     out = flags(ade, tmp_path/'run')
     (tmp_path/'empty').mkdir()
@@ -349,6 +351,7 @@ def test_a_bad_map_that_was_not_looked_at(tmp_path, monkeypatch):
         assert re.fullmatch(r'\S+03.png has 36x41 pixels, and its map 34x41: they must be of one size', str(e.value))
         assert not multiprocessing.active_children()  # the worker has ended, although the error's traceback is kept
 
+@pytest.mark.slow
 def test_some_empty_maps_and_a_broken_image(tmp_path):
     "A map without any label is trained, with no loss; a broken image is named, and replaced by another."
     root = make_folder(tmp_path/'set')
