@@ -22,7 +22,7 @@ from mae_nb.model.masking import gather_patches, mask_from_scores
 from mae_nb.model.targets import PCATarget
 from mae_nb.model.tokenizer import DiscreteVAE
 from mae_nb.plots.images import show_reconstruction
-from mae_nb.model.positions import positions_for
+from mae_nb.model.patches import positions_for
 from mae_nb.tasks.config import PretrainConfig, TokenizerConfig
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
 from mae_nb.tasks.tokenizer import dalle_encoder, load_tokenizer, train_tokenizer

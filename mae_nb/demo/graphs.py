@@ -12,7 +12,7 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..core.files import atomic_write, save_json
 from ..model.patches import conv_as_linear
-from ..model.positions import sincos_2d
+from ..model.patches import sincos_2d
 from ..weights.hub import from_pretrained
 from .config import ExportConfig, check_exportable
 

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fastcore.basics import patch
 from .config import ClassifierConfig, grid_size
 from .blocks import init_patch_embed, init_weights, layer_norm
-from .positions import sincos_2d
+from .patches import sincos_2d
 
 # %% ../../nbs/4a_model/43_classifier.ipynb #2a60ec46
 class ViTClassifier(VisionTransformer):

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 from timm.models.vision_transformer import Block
-from .positions import positions_for, sincos_2d
+from .patches import positions_for, sincos_2d
 from .masking import Mask, gather_patches
 from .blocks import init_weights, layer_norm, run_blocks
 

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from timm.models.vision_transformer import VisionTransformer
 from .patches import conv_as_linear, patchify
 from .config import ViTConfig, grid_size
-from .positions import positions_for, sincos_2d
+from .patches import positions_for, sincos_2d
 from .masking import Mask, gather_patches, mask_from_scores, scores_or_random
 from .blocks import attention_weights, init_patch_embed, init_weights, layer_norm, run_blocks
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 from .blocks import run_blocks
 from .masking import Mask, gather_patches, mask_from_scores, num_keep, scores_or_random
-from .positions import positions_for
+from .patches import positions_for
 from .encoder import MAEEncoder
 from .decoder import DecoderMixin
 from .targets import NormPixelTarget, PCATarget, PixelTarget, mean_error

@@ -21,7 +21,7 @@ from ..core.rng import SampleRandom
 from ..evaluate.knn import probe_features
 from ..model.blocks import init_weights, layer_norm, run_blocks
 from ..model.masking import mask_from_scores
-from ..model.positions import sincos_1d
+from ..model.patches import sincos_1d
 from .text import TextDataset, WordErrors, specials, word_errors
 from ..train.checkpoint import load_strict
 

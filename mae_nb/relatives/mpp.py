@@ -25,7 +25,7 @@ from ..model.cost import block_flops
 from ..model.encoder import MAEEncoder
 from ..model.masking import gather_patches, mask_from_scores, num_keep
 from ..model.patches import conv_as_linear
-from ..model.positions import positions_for
+from ..model.patches import positions_for
 from .config import MPPConfig, PatchRelativeConfig
 from ..tasks.base import ImageTask, image_channels
 from ..train.engine import run

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.config import unknown_name
 from ..core.files import read_json, weights_folder
 from ..model.config import ClassifierConfig, MAEConfig, grid_size, imagenet_mean, imagenet_std
-from ..model.positions import sincos_2d
+from ..model.patches import sincos_2d
 from .files import read_noted
 
 # %% ../../nbs/4d_weights/71_weights.ipynb #6f532538
