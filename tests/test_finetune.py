@@ -103,7 +103,7 @@ def test_fine_tuning_recipes(name, monkeypatch, photographs):
     rates = [getattr(b.drop_path1, 'drop_prob', 0.) for b in task.model.blocks]
     assert rates == pytest.approx([path*i/(depth - 1) for i in range(depth)], abs=1e-6) and [getattr(b.drop_path2, 'drop_prob', 0.) for b in task.model.blocks] == rates
     view = got['batches'].view
-    assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and task.model.global_pool == 'avg'
+    assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and task.model.global_pool == ('avg' if release else 'token')  # A.1: the class token
     assert len(view.change.ops) == 15 and {(op.magnitude, op.magnitude_std, op.prob) for op in view.change.ops} == {(9, 0.5, 0.5)} and view.change.num_layers == 2
     assert (view.erase.probability, view.erase.per_pixel, view.erase.max_count) == (0.25, True, 1) if release else view.erase is None
     assert cfg.ema_decay == (0.9999 if scratch else None)
@@ -139,7 +139,7 @@ def test_partial_recipes(name, monkeypatch, photographs):
     cfg,task,got = read_back(monkeypatch, photographs, JUDGES[name], 24)
     first = 24 - math.ceil(blocks)
     learns = {n for n,p in task.model.named_parameters() if p.requires_grad}
-    assert {n for n in learns if not n.startswith('blocks')} == {'head.weight', 'head.bias', 'fc_norm.weight', 'fc_norm.bias'}
+    assert {n for n in learns if not n.startswith('blocks')} == {'head.weight', 'head.bias', 'norm.weight', 'norm.bias'}
     assert {int(n.split('.')[1]) for n in learns if n.startswith('blocks')} == set(range(first, 24))
     half = {n.split('.', 2)[2] for n in learns if n.startswith(f'blocks.{first}.')}
     assert ('attn.qkv.weight' in half) == (blocks != 0.5) and 'mlp.fc1.weight' in half and 'norm2.bias' in half

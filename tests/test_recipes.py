@@ -53,7 +53,7 @@ def test_table_8(name, monkeypatch, images):
     assert [(g['weight_decay'], g['betas']) for g in optimizer.param_groups] == [(0., (0.9, 0.95)), (0.05, (0.9, 0.95))]
     plain,decayed = ([p.ndim for p in g['params']] for g in optimizer.param_groups)
     assert set(plain) == {1} and min(decayed) == 2 and len(plain) + len(decayed) == sum(p.requires_grad for p in task.model.parameters())
-    loader,epochs = got['batches'],int((re.search(r'_(\d+)(_norm_pix)?$', name) or [0, 800])[1])
+    loader,epochs = got['batches'],int((re.search(r'_(\d+)(_norm_pix|_token)?$', name) or [0, 800])[1])
     if name in ('release_vit_base', 'release_vit_large', 'release_vit_huge'): epochs = 1600
     assert task.total_steps == 2*epochs and len(loader) == 2*epochs*got['accum_iter']  # 8192 images are two steps an epoch
     assert loader.batches.batch_size == 64 and loader.batches.per_step == 64*got['accum_iter'] == 4096
@@ -95,7 +95,7 @@ SIZES = dict(base=(768, 12, 12, 16), large=(1024, 24, 16, 16), huge=(1280, 32, 1
 @pytest.mark.parametrize('name', IMAGENET)
 def test_sizes(name):
     "Width, depth, heads and patch of the real model; nothing is allocated."
-    tokenizer = DVAEConfig(decoder=False) if name == 'paper_table1d_token' else None
+    tokenizer = DVAEConfig(decoder=False) if name.endswith('_token') else None
     with torch.device('meta'): m = MaskedAutoencoderViT(pretrain.model_config(recipe(name).config, None, tokenizer))
     width,depth,heads,patch = SIZES[(re.search('tiny|small|base|large|huge', name) or ['large'])[0]]
     assert (m.embed_dim, len(m.blocks), m.blocks[0].attn.num_heads, m.patch_size) == (width, depth, heads, patch)
@@ -105,9 +105,9 @@ def test_sizes(name):
         assert len(m.decoder_blocks) == (int(found[2]) if found and found[1] == 'depth' else 8)
         assert m.decoder_embed.out_features == (int(found[2]) if found and found[1] == 'dim' else 512)
     norm = 'norm_pix' in name or name.startswith(('release', 'mmpretrain', 'ours'))
-    special = dict(paper_table1d_pca='PCATarget', paper_table1d_token='TokenTarget').get(name)
+    special = 'TokenTarget' if name.endswith('_token') else 'PCATarget' if name == 'paper_table1d_pca' else None
     assert type(m.target).__name__ == (special or ('NormPixelTarget' if norm else 'PixelTarget'))
-    assert len(m.decoder_pred.weight) == dict(paper_table1d_pca=96, paper_table1d_token=8192).get(name, patch*patch*3)
+    assert len(m.decoder_pred.weight) == dict(TokenTarget=8192, PCATarget=96).get(special, patch*patch*3)
     assert m.cfg.encoder_mask_tokens == (name == 'paper_table1c_mask_tokens')
 
 def test_every_number_of_the_paper_has_a_recipe():
@@ -199,7 +199,7 @@ def test_m8_what_stands_for_fp16_and_pillow(name):
 def test_m9_from_scratch_with_the_statistics_of_imagenet(size):
     r = recipe(f'paper_scratch_vit_{size}')
     assert (r.config.mean, r.config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    for left_open in ('mean pooling', 'smallest crop', 'mean and deviation', 'lr down to 0', 'random erasing', 'head'): assert left_open in r.source
+    for left_open in ('class token', 'smallest crop', 'mean and standard deviation', 'lr down to 0', 'random erasing', 'head'): assert left_open in r.source
 
 def test_m10_partial_fine_tuning_says_which_epochs(capsys):
     assert mae_partial(['--recipe', 'paper_partial_vit_large_blocks4', '--print']) in (0, None)
