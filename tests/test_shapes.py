@@ -47,3 +47,9 @@ def test_refusals(call, said):
     model = MaskedAutoencoderViT(MAEConfig(img_size=32, patch_size=8, **SMALL))
     with pytest.raises(ValueError) as e: call(model)
     assert said in str(e.value)
+
+def test_wrong_patches_and_grids_are_noticed():
+    model = MaskedAutoencoderViT(MAEConfig(img_size=32, patch_size=8, **SMALL))
+    patches,grid = model.to_patches(torch.rand(1, 3, 32, 32))
+    with pytest.raises(RuntimeError, match='shapes'): model.embed(patches[...,:3], grid)
+    with pytest.raises(RuntimeError, match='multiply up'): model.encode(torch.rand(1, 3, 32, 32))._replace(grid=(3, 3)).maps
