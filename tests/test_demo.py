@@ -10,7 +10,8 @@ from mae_nb.demo.graphs import AutoencoderGraph, EncoderGraph, largest_differenc
 from mae_nb.demo.export import build_page, example_images, export, first_frame, model_record, rounded
 from mae_nb.model.blocks import attention_weights
 from mae_nb.model.mae import mae_model
-from mae_nb.model.masking import grid_scores, mask_from_scores, random_scores, scores_from_mask
+from mae_nb.model.masking import grid_scores, mask_from_scores, random_scores
+from mae_nb.model.masks import scores_from_mask
 from mae_nb.model.patches import unpatchify
 from mae_nb.plots.images import reconstruct
 from mae_nb.weights.hub import from_pretrained

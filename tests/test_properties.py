@@ -15,7 +15,8 @@ from mae_nb.data.folders import image_endings
 from mae_nb.model.config import ClassifierConfig, MAEConfig
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.model.classifier import ViTClassifier
-from mae_nb.model.masking import gather_patches, mask_from_scores, num_keep, scores_from_mask
+from mae_nb.model.masking import gather_patches, mask_from_scores, num_keep
+from mae_nb.model.masks import scores_from_mask
 from mae_nb.train.optim import cosine_lr
 from mae_nb.model.patches import patchify, unpatchify
 from mae_nb.tasks.config import PretrainConfig
