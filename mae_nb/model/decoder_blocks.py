@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DecoderBlock', 'MaskedDecoderMixin']
 
-# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #3916a956
+# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #cff4c902
 from functools import partial
 import torch, torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +16,7 @@ from .decoder import DecoderMixin
 from .masking import Mask, gather_patches
 from .patches import positions_for
 
+# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #6c0e032b
 class DecoderBlock(Block):
     "timm's block, able to compute the last outputs only: all tokens are keys and values, from `first` on queries."
     def forward(self,
@@ -45,7 +46,7 @@ class DecoderBlock(Block):
         x = x + a.proj(out.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #3582278f
+# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #c02a1a01
 class MaskedDecoderMixin(DecoderMixin):
     "A decoder that can predict the masked patches only, by self-attention or by cross-attention."
     decoder_block_fn = DecoderBlock
@@ -61,7 +62,7 @@ class MaskedDecoderMixin(DecoderMixin):
         every = torch.arange(ids_restore.shape[1], device=ids.device).expand_as(ids_restore)
         return self.decode_cross(latent, ids, every, grid)
 
-# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #babc6f59
+# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #c1105af9
 @patch
 def decode_masked(self:MaskedDecoderMixin,
     latent:Tensor, # Encoder output, CLS first, in rank order: `(B, 1+K, D)`, or `(B, 1+L, D)` with mask tokens
@@ -87,7 +88,7 @@ def decode_masked(self:MaskedDecoderMixin,
     x = run_blocks([*others, partial(last, first=1 + K)], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))
 
-# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #24d8653c
+# %% ../../nbs/4a_model/43a_decoder_blocks.ipynb #8225ad5e
 @patch
 def decode_cross(self:MaskedDecoderMixin,
     latent:Tensor, # Encoder output with CLS first, `(B, 1+K, D)`
