@@ -17,7 +17,7 @@ from .blocks import run_blocks
 from .masking import Mask, gather_patches, mask_from_scores, num_keep, scores_or_random
 from .patches import positions_for
 from .encoder import MAEEncoder
-from .decoder import DecoderMixin
+from .decoder_blocks import MaskedDecoderMixin
 from .targets import NormPixelTarget, PCATarget, PixelTarget, mean_error
 from .tokenizer import TokenTarget
 from .config import MAEConfig, mae_config
@@ -38,7 +38,7 @@ def make_target(
     if cfg.target == 'pca': return PCATarget(cfg.patch_size**2*cfg.in_chans, cfg.pca_components)
     return NormPixelTarget() if cfg.norm_pix_loss else PixelTarget()
 
-class MaskedAutoencoderViT(DecoderMixin, MAEEncoder):
+class MaskedAutoencoderViT(MaskedDecoderMixin, MAEEncoder):
     "The masked autoencoder: parameter names and shapes are those of the official release."
     def __init__(self,
         cfg:MAEConfig=MAEConfig(), # Shapes and task
