@@ -213,6 +213,10 @@ def test_resume_by_another_recipe(run, capsys, flags, said):
     assert 'another configuration' in err and said in err
     assert before == {p: p.read_bytes() for p in run.rglob('*') if p.is_file()}  # not a byte was changed
 
+def test_resume_with_another_effective_batch(run, capsys):
+    assert again(run, '--effective_batch', '16') == 2
+    assert 'hold 8 images, and now they would hold 16' in capsys.readouterr().err
+
 def test_checkpoint_of_another_model(run, tmp_path, capsys):
     "The job is the same, the weights are not: a preset may have changed since."
     c = checkpoints(run)[-1]
