@@ -15,7 +15,7 @@ from .config import FinetuneConfig, linprobe_defaults
 def sweep(
     partial:FinetuneConfig, # Configuration of the runs that train blocks, like `partial_defaults`
     blocks, # Numbers of blocks to train, one run each
-    probe:FinetuneConfig=linprobe_defaults, # Run without blocks; its encoder and data are `partial`'s
+    probe:FinetuneConfig=linprobe_defaults, # Run without blocks; encoder and data are `partial`'s
     log=print, # Called with lines of text
 )->dict[float,Path]: # Folder of each run, by its number of blocks
     "Sweep from the linear probe to full fine-tuning (Fig. 9); complete runs are not repeated."
