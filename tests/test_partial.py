@@ -73,7 +73,11 @@ def test_what_cannot_be_cached(values, named):
     with pytest.raises(ValueError) as e: replace(linprobe_defaults, encoder='fashion_nano', **values)
     assert named in str(e.value)
 
-def test_blocks_that_there_are_not():
+@pytest.mark.slow
+def test_more_blocks_than_there_are(tiny):
+    with pytest.raises(ValueError, match='got 5'): FinetuneTask(replace(partial_defaults, trainable_blocks=5., **tiny))
+
+def test_less_than_no_blocks():
     with pytest.raises(ValueError, match='trainable_blocks must be at least 0'): replace(partial_defaults, trainable_blocks=-1.)
 
 @pytest.mark.slow
