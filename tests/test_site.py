@@ -206,7 +206,7 @@ def test_the_dark_switch_works_and_is_remembered(site, tab):
     visit(tab, site, '1_paper/masking.html')
     assert theme() == 'dark'
 
-TOUCHED = [('index.html', 0), ('1_paper/masking.html', 0), ('1_paper/masking.html', 1), ('1_paper/patches.html', 0), ('1_paper/tour.html', 0),
+TOUCHED = [('index.html', 0), ('1_paper/masking.html', 0), ('1_paper/masking.html', 1), ('1_paper/patches.html', 0),
            ('4a_model/touch.html', 0), ('4a_model/touch.html', 1), ('4a_model/touch.html', 2)]
 
 def state(tab, n): return tab.evaluate('n => { const f = document.querySelectorAll(".touch")[n]; return [f.querySelector("img").src, f.querySelector("figcaption").textContent, f.querySelector("img").alt]; }', n)
@@ -245,7 +245,7 @@ def test_figures_answer_to_mouse_and_keyboard(site, tab, page, n):
 def test_without_scripts_there_is_a_still_picture(site, browser):
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
-    for page in ('index.html', '1_paper/patches.html', '1_paper/tour.html'):
+    for page in ('index.html', '1_paper/patches.html'):
         visit(tab, site, page)
         img = tab.locator('.touch img').first
         assert img.bounding_box()['width'] > 200 and len(img.get_attribute('alt')) > 20

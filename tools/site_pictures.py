@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
-    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_paper/tour.html', 1280, 860, False, '#first-you'),
+    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_paper/tour.html', 1280, 860, False, '#the-idea'),
     'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_paper/masking.html', 390, 844, False, '#all-together .touch'),
     'dark': ('1_paper/patches.html', 1280, 860, True, '.touch'),
     'demo': ('demo.html', 1280, 1000, False, None), 'demo_dark': ('demo.html', 1280, 1000, True, None), 'demo_phone': ('demo.html', 390, 844, False, None)}
