@@ -542,7 +542,7 @@ def test_numbers_of_classes(monkeypatch):
     def data(train, test): monkeypatch.setattr('mae_nb.data.labels.load_images', lambda data, split, **how: TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), train if split == 'train' else test))
     data([5, 900], [5, 5])
     assert 'warning  class indices go up to 900, and 2 of them occur: the others count as classes' in data_plan(load_labelled_splits('x')[0])
-    for train,test,why in ([0, 1], [0, 7], 'test images of class 7, and the training images are of classes 0 to 1'), ([0, 10**12], [0, 1], 'class number 1000000000000'), ([0, -1], [0, 1], 'without a class, 1 of 2'):
+    for train,test,why in ([0, 1], [0, 7], 'test images of class 7, and the training images are of classes 0 to 1'), ([0, 10**12], [0, 1], 'class index 1000000000000'), ([0, -1], [0, 1], 'without a class, 1 of 2'):
         data(train, test)
         with pytest.raises(ValueError, match=why): load_labelled_splits('x')
 
