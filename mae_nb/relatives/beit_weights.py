@@ -112,8 +112,8 @@ def beit_shape(
     if lacks := sorted(k for k in (*sizes.values(), 'intermediate_size') if k not in c):
         raise ValueError(f'the configuration lacks {lacks}')
     p = processor or {}
-    stats = {k: p.get(theirs) for k,theirs in dict(mean='image_mean', std='image_std').items()} if p.get('do_normalize',
-        True) else {}
+    stats = ({k: p.get(theirs) for k,theirs in dict(mean='image_mean', std='image_std').items()}
+             if p.get('do_normalize', True) else {})
     found = BEiTShape(**{ours: c[theirs] for ours,theirs in sizes.items()},
                       mlp_ratio=c['intermediate_size']/c['hidden_size'], **stats)
     beit_hf_config(found)  # raises an error unless square

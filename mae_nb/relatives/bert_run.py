@@ -37,8 +37,7 @@ def _check_text(c, now):
     for path in (home/'inputs.json', home.parent.parent/'inputs.json') if c.resume else ():
         if path.is_file() and (was := read_json(path).get('data')) != now:
             raise ValueError(f'{path} was written for another text or another split into sequences than '
-                             f'data={c.data!r} now: '
-                             f'{was}, now {now}')
+                             f'data={c.data!r} now: {was}, now {now}')
 
 # %% ../../nbs/2_relatives/25b_bert_run.ipynb #9befb923
 class BertTask:

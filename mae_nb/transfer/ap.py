@@ -59,8 +59,8 @@ def from_results(
     number = {c: k for k,c in enumerate(dataset.category_ids)}
     found = dict(boxes=boxes, labels=torch.tensor([number[r['category_id']] for r in results], dtype=torch.long),
                  scores=torch.tensor([r['score'] for r in results]))
-    return found | (dict(masks=decode_masks([r['segmentation'] for r in results], dataset.size(i))) if results
-                    and 'segmentation' in results[0] else {})
+    return found | (dict(masks=decode_masks([r['segmentation'] for r in results], dataset.size(i)))
+                    if results and 'segmentation' in results[0] else {})
 
 # %% ../../nbs/3_transfer/33c_ap.ipynb #6971eed9
 def average_precision(

@@ -15,22 +15,18 @@ from ..tasks.config import RunConfig, check_own_folder, resumable_fields
 class TransferConfig(RunConfig):
     "What the transfer to segmentation and to detection share."
     data:str = 'scenes' # 'scenes' (bundled), or a folder in the layout of the task
-    # a run, a file or folder of weights, a name (mae_pretrain_vit_base, ...); random weights if not given: from scratch
+    # a run, a file or folder of weights, or a name (mae_pretrain_vit_base); from scratch if none
     encoder:str|None = None
     encoder_ema:bool = False # start from the run's EMA weights
     model:str|None = None # name of a model preset, to train from scratch; the encoder's own shapes if not given
     patch_size:int|None = None # patch side, in pixels; the encoder's, whose kernels are resampled, if not given
     label_fraction:float = 1. # fraction of the training images to use
     rel_pos:bool = True # relative positions in attention, zero at the start
-    # stochastic depth: probability that the last block's branches are dropped; rises linearly from 0
-    drop_path:float = 0.
-    # each layer's learning rate, as a fraction of the one above it; one learning rate for all if none
-    layer_decay:float|None = 0.75
+    drop_path:float = 0. # stochastic depth: drop probability of the last block; rises linearly from 0
+    layer_decay:float|None = 0.75 # each layer's learning rate as a fraction of the one above; equal if none
     betas:tuple[float,float] = (0.9, 0.999) # AdamW's
-    # how the learning rate falls after warm-up: as a cosine, linearly, or in steps
-    schedule:Literal['cosine', 'poly', 'steps'] = 'cosine'
-    # with schedule steps: fractions of the training after which it falls to a tenth
-    steps_at:tuple[float,...] = (8/9, 26/27)
+    schedule:Literal['cosine', 'poly', 'steps'] = 'cosine' # of the learning rate after warm-up; poly is linear
+    steps_at:tuple[float,...] = (8/9, 26/27) # with schedule steps: fractions of training, each divides it by 10
     epochs:int = 10 # training epochs
     batch_size:int = 16 # images per process and forward pass
     warmup_epochs:float = 0.5 # epochs of linear warm-up
@@ -49,8 +45,7 @@ class TransferConfig(RunConfig):
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
         if not all(0 < a < b <= 1 for a,b in zip(self.steps_at, (*self.steps_at[1:], 1))):
-            raise ValueError(f'steps_at must be fractions of the training that rise, between 0 and 1, got '
-                             f'{self.steps_at}')
+            raise ValueError(f'steps_at must be increasing fractions of the training, in (0, 1), got {self.steps_at}')
 
     def _at_least(self):
         return super()._at_least() | dict(drop_path=0, eval_every=1, patch_size=1)
@@ -64,8 +59,7 @@ class SegmentConfig(TransferConfig):
     output_dir:str = 'runs/segment' # folder of the run; a new one, unless resumed or overwritten
     evaluate:str|None = None # a run of mae_segment: evaluate it on the test images of data, and train nothing
     num_classes:int|None = None # classes; those of classes.txt, or counted in all maps, if not given
-    # in maps, 0 is unlabelled, and classes count from 1; yes for ADE20K's folders, else no, if not given
-    reduce_zero_label:bool|None = None
+    reduce_zero_label:bool|None = None # 0 is unlabelled in maps, classes count from 1; if not given, for ADE20K only
     head:Literal['upernet', 'query'] = 'upernet' # the paper's head, on four maps; or queries in the last blocks (EoMT)
     head_channels:int|None = None # width of UperNet's maps; the encoder's if not given
     aux_channels:int = 256 # width of the auxiliary head
@@ -73,17 +67,14 @@ class SegmentConfig(TransferConfig):
     dropout:float = 0.1 # before the last layer of UperNet and of the auxiliary head
     num_queries:int = 100 # with head query: how many
     query_blocks:int = 4 # with head query: last blocks that they pass through
-    # short and long side, in pixels, that images are resized to fit, also for tests; their own size if not given
-    base_size:tuple[int,int]|None = None
+    base_size:tuple[int,int]|None = None # short and long side that images are resized to fit; unchanged if not given
     ratio_range:tuple[float,float] = (0.5, 2.) # training images are resized by a random factor in this range, on top
     cat_max_ratio:float = 0.75 # crops are drawn again, ten times, while one class has more of their labelled pixels
     photometric:bool = True # change brightness, contrast, saturation and hue at random
-    # how test images are predicted: in windows of img_size, or as a whole, resized to it
-    inference:Literal['slide', 'whole'] = 'slide'
+    inference:Literal['slide', 'whole'] = 'slide' # test images in windows of img_size, or as a whole, resized to it
     min_lr:float = 0. # learning rate at the end
     blr:float = 1.6e-2 # base learning rate: lr = blr * effective batch / 256
-    # how the learning rate falls after warm-up: as a cosine, linearly, or in steps
-    schedule:Literal['cosine', 'poly', 'steps'] = 'poly'
+    schedule:Literal['cosine', 'poly', 'steps'] = 'poly' # of the learning rate after warm-up; poly is linear
 
     may_change = TransferConfig.may_change | {'inference'}
 
@@ -113,14 +104,12 @@ class SegmentConfig(TransferConfig):
 
 # %% ../../nbs/3_transfer/34_config.ipynb #e6ea55be
 _ade = dict(data='ADEChallengeData2016', img_size=(512, 512), base_size=(512, 2048), mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-            batch_size=16, effective_batch=16, blr=1.6e-3, weight_decay=0.05, layer_decay=0.65, drop_path=0.1,
-            warmup_epochs=1500/1263,
-            schedule='poly', num_workers=8, eval_every=10)
+            std=(0.229, 0.224, 0.225), batch_size=16, effective_batch=16, blr=1.6e-3, weight_decay=0.05,
+            layer_decay=0.65,
+            drop_path=0.1, warmup_epochs=1500/1263, schedule='poly', num_workers=8, eval_every=10)
 _in_ade = ('epochs, batch size and relative positions of appendix A.4; it searched the learning rate, and leaves the '
-           'rest open: '
-           'here the values of implus/mae_segmentation (AdamW 1e-4, decay 0.05, layer decay 0.65, drop path 0.1, '
-           '1500 steps of warm-up, poly; UperNet as wide as the encoder)')
+           'rest open: here the values of implus/mae_segmentation (AdamW 1e-4, decay 0.05, layer decay 0.65, '
+           'drop path 0.1, 1500 steps of warm-up, poly; UperNet as wide as the encoder)')
 _large = '; found with ViT-B: search learning rate, layer decay and drop path anew'
 _scenes = SegmentConfig(model='mae_vit_nano_patch6', img_size=(72, 72), head_channels=48, aux_channels=48)
 segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
@@ -142,21 +131,17 @@ segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
 @dataclass(frozen=True)
 class DetectConfig(TransferConfig):
     "A detector to train: an encoder, a pyramid, and the heads of Mask R-CNN. The defaults are for the bundled scenes."
-    # 'scenes' (bundled), COCO's folder, or one with JSON files like COCO's (train.json, train/_annotations.coco.json,
-    # ...)
-    data:str = 'scenes'
+    data:str = 'scenes' # 'scenes' (bundled), COCO's folder, or one with COCO-style JSON files (train.json, ...)
     output_dir:str = 'runs/detect' # folder of the run; a new one, unless resumed or overwritten
-    # a run of mae_detect: evaluate it (with encoder_ema its EMA weights) on the test images of data, write what it
-    # found into output_dir, and train nothing
+    # a run of mae_detect (with encoder_ema: its EMA weights): only evaluate it on data's test images
     evaluate:str|None = None
     masks:bool = True # learn masks, too (Mask R-CNN), or boxes alone (Faster R-CNN)
     empty_images:bool = True # train also on images without objects
     eval_images:int|None = None # test images to evaluate on, at most so many
-    # smallest and largest scale of training images; 1 makes an image just fit the square
+    # range of scales of training images; at 1 an image just fits the square
     scale_jitter:tuple[float,float] = (0.5, 1.5)
     window_size:int|None = None # side of attention's windows, in patches; all blocks are global if not given
-    # maps made of the last map (ViTDet), or of four depths (appendix A.3)
-    pyramid:Literal['simple', 'subsets'] = 'simple'
+    pyramid:Literal['simple', 'subsets'] = 'simple' # from the last map (ViTDet), or from four depths (appendix A.3)
     channels:int = 32 # width of the maps; ViTDet has 256
     box_dim:int = 128 # width of the linear layer on each box; ViTDet has 1024
     proposals:int = 100 # proposals per image; ViTDet has 1000
@@ -172,8 +157,9 @@ class DetectConfig(TransferConfig):
         if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError(f'scale_jitter must be two numbers above 0, the smaller first, got {self.scale_jitter}')
         if self.crop_scale_min != RunConfig.crop_scale_min:
-            raise ValueError(f'detection has no random resized crops: give scale_jitter instead of '
-                             f'crop_scale_min={self.crop_scale_min}')
+            raise ValueError(f'give scale_jitter instead of crop_scale_min={self.crop_scale_min}: detection '
+                             'has no random '
+                             'resized crops')
         for k in ('data_root', 'download', 'image_column', 'label_column'):
             if getattr(self, k):
                 raise ValueError(f'detection reads a folder with JSON files: leave out {k}={getattr(self, k)}')
@@ -186,16 +172,13 @@ class DetectConfig(TransferConfig):
 
 # %% ../../nbs/3_transfer/34_config.ipynb #det741c5
 _vitdet = DetectConfig(data='coco', img_size=(1024, 1024), window_size=14, scale_jitter=(0.1, 2.), empty_images=False,
-                       channels=256, box_dim=1024, proposals=1000,
-                       box_samples=512, batch_size=1, effective_batch=64, blr=4e-4, weight_decay=0.1,
-                       warmup_epochs=250/1832, schedule='steps', epochs=100,
-                       num_workers=4, eval_every=10)
+                       channels=256, box_dim=1024, proposals=1000, box_samples=512, batch_size=1, effective_batch=64,
+                       blr=4e-4, weight_decay=0.1, warmup_epochs=250/1832, schedule='steps', epochs=100, num_workers=4,
+                       eval_every=10)
 _in_vitdet = ('ViTDet (Li et al., 2022), and its code in detectron2: AdamW 1e-4 at a batch of 64 (there boxes have '
-              'plain L1, biases are decayed'
-              '{more}, and warm-up begins at a thousandth)')
+              'plain L1, biases are decayed{more}, and warm-up begins at a thousandth)')
 _in_a3 = ('appendix A.3: a pyramid of four subsets; it searched learning rate, weight decay, drop path and epochs for '
-          'each entry, and does not give them: '
-          "here ViTDet's, and its windows and jitter")
+          "each entry, and does not give them: here ViTDet's, and its windows and jitter")
 _sizes = dict(base=dict(drop_path=0.1, layer_decay=0.7), large=dict(drop_path=0.4, layer_decay=0.8),
               huge=dict(drop_path=0.5, layer_decay=0.9, epochs=75, patch_size=16))
 _found = dict(vitdet_base=(51.6, 45.9, '16 (0.314 s a step)'), vitdet_large=(55.5, 49.2, '31 (0.603 s a step)'),
@@ -210,10 +193,10 @@ def _coco(name):
     told = dict(hardware='64 A100 (one image each)', hours=hours) if hours else {}
     if kind == 'vitdet': base = replace(_vitdet, encoder=f'mae_pretrain_vit_{size}.pth', **_sizes[size])
     else: base = replace(_vitdet, encoder=f'runs/paper_vit_{size}_1600_norm_pix', pyramid='subsets', **_sizes[size])
-    source = _in_vitdet.format(more=', norms and positions too' if size == 'huge'
-                               else '') if kind == 'vitdet' else _in_a3
-    return dict(name=name, source=source, expected=f'COCO AP: boxes {box}, masks {mask}'
-                + ' (Table 4)'*(kind != 'vitdet'), base=base, **told)
+    more = ', norms and positions too' if size == 'huge' else ''
+    source = _in_vitdet.format(more=more) if kind == 'vitdet' else _in_a3
+    expected = f'COCO AP: boxes {box}, masks {mask}' + ' (Table 4)'*(kind != 'vitdet')
+    return dict(name=name, source=source, expected=expected, base=base, **told)
 
 detect_recipes = ( # of `mae_detect`: what `register` of the recipes takes
     *map(_coco, _found),

@@ -97,8 +97,8 @@ class DetectTask(ImageTask):
         self.test_skipped = CorruptCounter(c.max_bad_images)
         bad = [] if self.test is None else look_at(match_channels(self.test, m.in_chans, m.value_range),
                                                    c.max_bad_images, c.num_workers)
-        self.set_data(train, self.test, [f'warning  test: {len(bad)} images cannot be read: {reasons(bad)}'] if bad
-                      else ())
+        self.set_data(train, self.test,
+                      [f'warning  test: {len(bad)} images cannot be read: {reasons(bad)}'] if bad else ())
         self.inputs['annotations'] = instances_id(train)
         if c.encoder: self.inputs['encoder'] = self.model.encoder_id
         self.set_steps(len(train))

@@ -124,8 +124,8 @@ def move_instances(
         keep = masks.flatten(1).any(1)
         return dict(boxes=mask_boxes(masks[keep]), labels=target['labels'][keep], masks=masks[keep])
     scale = torch.tensor([size[1]/before[1], size[0]/before[0]]).repeat(2)
-    boxes = (target['boxes']*scale - torch.tensor([left, top]).repeat(2)).clamp(min=0).minimum(torch.tensor([w, h, w,
-        h]))
+    boxes = ((target['boxes']*scale - torch.tensor([left, top]).repeat(2)).clamp(min=0)
+             .minimum(torch.tensor([w, h, w, h])))
     if mirrored: boxes = torch.stack([w - boxes[:,2], boxes[:,1], w - boxes[:,0], boxes[:,3]], 1)
     keep = (boxes[:,2:] > boxes[:,:2]).all(1)
     return dict(boxes=boxes[keep], labels=target['labels'][keep])

@@ -178,8 +178,8 @@ def load_backbone(
         raise ValueError(f'{w.path} does not fit: {", ".join(differ)}')
     w = adapt(w, c.img_size, c.patch_size)
     state = {k: v for k,v in w.state.items() if not k.startswith('norm.')}
-    state = _to_segmentation(state) if c.kind == 'segmentation' else _to_detection(state,
-        grid_size(c.img_size, c.patch_size))
+    state = (_to_segmentation(state) if c.kind == 'segmentation'
+             else _to_detection(state, grid_size(c.img_size, c.patch_size)))
     try: load_strict(vit, state | {k: v for k,v in vit.state_dict().items() if k.endswith(new_parts)})
     except ValueError as e: raise ValueError(f'{w.path}: {e}') from e
     vit.load_notes = w.notes
