@@ -89,9 +89,7 @@ def _add_noise(x, sigma, scores, latent=None):
 def corrupt(
     x:Tensor, # Clean units of `k` numbers: patches `(B, L, D)`, pixels `(B, N, 1)`
     kind:Literal['gaussian', 'masking', 'salt_pepper', 'pca_gaussian'], # What is done to them
-    # Fraction of the units, exactly the same for each image; for Gaussian noise its standard deviation, a number or
-    # `(B,)`
-    amount,
+    amount, # Fraction of the units, equal for all images; for Gaussian noise the standard deviation, a number or `(B,)`
     # Random numbers of each image, uniform in [0, 1): one per unit, `(B, N)`; for Gaussian noise, three or more
     scores:Tensor,
     span:tuple=(0., 1.), # Lowest and highest value, for salt and pepper: numbers, or tensors that broadcast to `(N, k)`

@@ -36,9 +36,7 @@ def _of_bible():
 
 # %% ../../nbs/2_relatives/25_text.ipynb #4db1dc95
 def load_text(
-    # `'austen'` (openings of Jane Austen's novels, bundled), `'bible'` (Debian's package bible-kjv), or a text file in
-    # UTF-8
-    source:str='austen',
+    source:str='austen', # `'austen'` (bundled novels), `'bible'` (Debian's package bible-kjv), or a text file in UTF-8
 )->dict: # Text of each part, by its name, in order
     "Load a text; raise `ValueError` if it is not there."
     if source == 'austen': return _in_parts(lzma.decompress((assets/'austen.txt.xz').read_bytes()).decode(), source)
