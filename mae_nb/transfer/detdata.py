@@ -103,9 +103,9 @@ class CocoInstances(InstanceSet, EncodedImageDataset):
         kept = {m['id']: [] for m in imgs}
         reasons = Counter()
         for a in annotations:
-            at,kind = a['image_id'],a['category_id']
-            if kind not in number:
-                raise ValueError(f'annotation {a.get("id")} is of category {kind}, and the file lists {list(number)[:20]}')
+            at,c = a['image_id'],a['category_id']
+            if c not in number:
+                raise ValueError(f'annotation {a.get("id")} is of category {c}, and the file lists {list(number)[:20]}')
             why = check_annotation(a, size[at]) if at in size else 'of images that are not listed, or not there'
             if why: reasons[f'{why}, left out'] += 1
             else:
