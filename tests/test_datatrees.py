@@ -417,7 +417,7 @@ def test_why_none_can_be_read(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path/'float.tif')
     with pytest.raises(ValueError, match='none of 8 images can be read: 4 times: it is empty; 3 times: image file is truncated.*; 1 times: .*floating-point'): channel_stats(load_images(tmp_path))
 
-@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers must be at most'), (['--in_chans', '2'], '1 or 3 channels')])
+@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 values; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers must be at most'), (['--in_chans', '2'], '1 or 3 channels')])
 def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
     photos(tmp_path/'data')
     assert job(tmp_path, tmp_path/'data', *flags) == 2
@@ -425,7 +425,7 @@ def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
 
 def test_grey_images_are_not_normalised_as_colour(tmp_path, capsys):
     assert call(mae_pretrain, '--output_dir', tmp_path/'run', '--mean', '0.5,0.5,0.5', '--std', '0.5,0.5,0.5', '--max_steps', 1, '--device', 'cpu') == 2
-    assert 'images of 1 channels, and mean and std have 3 numbers' in capsys.readouterr().err
+    assert 'images of 1 channels, and mean and std have 3 values' in capsys.readouterr().err
 
 def test_a_run_without_a_record_is_replaced(tmp_path, capsys):
     data = photos(tmp_path/'data')
