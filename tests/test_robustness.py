@@ -103,6 +103,15 @@ def test_corrupted_images_are_not_resized(monkeypatch, tmp_path):
     want = torch.from_numpy(np.array(Image.fromarray(x).resize((8, 8), Image.Resampling.BICUBIC))).permute(2, 0, 1)
     assert torch.equal((seen[1][0]*255).round().byte(), want)          # all of a larger image
 
+def test_class_indices_do_not_depend_on_the_listing(tmp_path, monkeypatch):
+    "A file system lists folders in any order; classes are sorted."
+    for c in 'fox', 'ant', 'cow': colour(tmp_path/c/'x.png', (9, 9, 9))
+    def found(): return FolderImages(tmp_path).classes, FolderImages(tmp_path).labels.tolist()
+    walk = os.walk
+    before = found()
+    monkeypatch.setattr(os, 'walk', lambda *a, **k: ((at, sorted(dirs, reverse=True), names) for at,dirs,names in walk(*a, **k)))
+    assert found() == before == (('ant', 'cow', 'fox'), [0, 1, 2])
+
 # -- mCE
 
 def test_alexnet_has_100():

@@ -3,25 +3,29 @@
     OMP_NUM_THREADS=1 python tools/few_labels.py results/fashion_labels.csv --data fashion
     OMP_NUM_THREADS=1 python tools/few_labels.py results/cluttered_labels.csv --data cluttered_fashion
 
-A seed is everything's: the weights at the start, the crops and masks, the order, and which labels are known. What is
-done is not done again: runs are kept in runs/few_labels and go on where they were stopped. Several processes, each with
-seeds of its own, may work beside each other, each on a table of its own (`--join` puts them together).
+A seed determines everything: the initial weights, crops and masks, the order, and which labels are known. What is
+done is not done again: runs are kept in runs/few_labels and resume where they were stopped. Several processes may run at
+the same time, each with its own seeds and its own table (`--join` puts them together). `--pixels` makes the rows of raw
+pixels alone, for which nothing is pre-trained.
 """
 import argparse, csv
 from dataclasses import replace
 from pathlib import Path
 import torch
+from torch import nn
 from mae_nb.core.device import environment
 from mae_nb.core.files import read_jsonl
 from mae_nb.core.rng import seed_all
 from mae_nb.data.datasets import load_images
 from mae_nb.data.labels import label_subset
 from mae_nb.evaluate.knn import extract_features, knn_predict, linear_predict, raw_pixels
+from mae_nb.model.config import mae_config
 from mae_nb.model.mae import MaskedAutoencoderViT
 from mae_nb.recipes import recipe
 from mae_nb.tasks.config import linprobe_defaults
-from mae_nb.tasks.finetune import finetune
+from mae_nb.tasks.finetune import FeatureDataset, FinetuneTask, finetune
 from mae_nb.tasks.pretrain import pretrain
+from mae_nb.train.engine import init_state, task_steps
 from mae_nb.weights.hub import from_pretrained
 
 PROTOCOLS = {  # name of the recipes, and epochs of pre-training
@@ -60,32 +64,66 @@ class Seed:
 
     def probed(self, start, share, n):
         "Train the paper's linear probe with LARS, on cached features of one pooling."
-        batch = min(512, n)
-        epochs = round(90*19/(n//batch))  # as many steps as 90 epochs of all labels
+        batch,epochs,blr = self.probe_length(n)
         model = dict(encoder=str(self.run)) if start == 'pre-trained' else dict(model=self.base.model)
-        how = dict(pool=self.tune.pool, blr=6.4*256/batch, save_every=1000, **model)
+        how = dict(pool=self.tune.pool, blr=blr, save_every=1000, **model)
         return self.trained(linprobe_defaults, f'linear-{start}', share, epochs, batch, **how)
+
+    def probe_length(self, n):
+        "Batch size, epochs and base learning rate of the LARS probe: as many steps as 90 epochs of all labels, at 6.4."
+        batch = min(512, n)
+        return batch, round(90*19/(n//batch)), 6.4*256/batch
+
+    def probed_pixels(self, pixels, labelled):
+        "Train the same probe on raw pixels `(train, test)`, with these labels."
+        (f,y),(g,z) = pixels
+        batch,epochs,blr = self.probe_length(len(labelled))
+        task = FinetuneTask(replace(linprobe_defaults, model=self.base.model, seed=self.seed, epochs=epochs,
+                                    batch_size=batch, blr=blr, eval_every=10_000, **self.where))
+        task.dataset = FeatureDataset(f[labelled], y[labelled])
+        task.test = FeatureDataset(g, z)
+        linear = nn.Linear(f.shape[1], task.model.head[-1].out_features)
+        nn.init.trunc_normal_(linear.weight, std=task.cfg.head_init_std)
+        nn.init.zeros_(linear.bias)
+        task.model.head = nn.Sequential(nn.BatchNorm1d(f.shape[1], affine=False, eps=1e-6), linear)
+        task.set_steps(len(task.dataset))
+        for record in task_steps(task, init_state(task)): pass
+        return dict(top1=round(task.evaluate(task.model)['top1'], 2), epochs=epochs, steps=task.total_steps)
+
+    def labelled(self, train, share):
+        "Which images of a training set have labels."
+        if share == 1: return torch.arange(len(train))
+        return torch.as_tensor(label_subset(train, share, self.seed).ids)
 
     def frozen(self, features, train):
         "kNN and the closed-form probe on features `(train, test)`, for each share of the labels."
         (f,y),(g,z) = features
         accuracy = lambda pred: round(100*(pred == z).float().mean().item(), 2)
         for share in SHARES:
-            ids = torch.arange(len(y)) if share == 1 else label_subset(train, share, self.seed).ids
+            ids = self.labelled(train, share)
             k = min(20, len(ids)//10)
             yield dict(method='kNN', labels=len(ids), top1=accuracy(knn_predict(f[ids], y[ids], g, k=k)))
             yield dict(method='ridge', labels=len(ids), top1=accuracy(linear_predict(f[ids], y[ids], g)))
 
+    def pixel_rows(self):
+        "Raw pixels under every probe."
+        sets = [load_images(self.where['data'], split, self.where['data_root']) for split in ('train', 'test')]
+        pixels = [raw_pixels(s, mae_config(self.base.model).img_size) for s in sets]
+        for row in self.frozen(pixels, sets[0]): yield dict(start='pixels', **row)
+        for share in SHARES:
+            labelled = self.labelled(sets[0], share)
+            seed_all(self.seed)
+            yield dict(start='pixels', method='LARS', labels=len(labelled), **self.probed_pixels(pixels, labelled))
+
     def rows(self):
         "All results, the fast ones first."
+        yield from self.pixel_rows()
         how = dict(epochs=self.epochs, warmup_epochs=self.epochs/20, output_dir=f'{self.home}/pretrain-{self.seed}')
         self.run = pretrain(replace(self.base, seed=self.seed, resume='auto', **how, **self.where), quiet)
         sets = [load_images(self.where['data'], split, self.where['data_root']) for split in ('train', 'test')]
         seed_all(self.seed)
         trained = from_pretrained(self.run, 'autoencoder')
         encoders = {'pre-trained': trained, 'untrained': MaskedAutoencoderViT(trained.cfg).eval()}
-        pixels = [raw_pixels(s, trained.cfg.img_size) for s in sets]
-        for row in self.frozen(pixels, sets[0]): yield dict(start='pixels', **row)
         for start,model in encoders.items():
             for pool in ('avg', 'token'):
                 features = [extract_features(model, s, pool) for s in sets]
@@ -119,6 +157,7 @@ if __name__ == '__main__':
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     p.add_argument('--home', default='runs/few_labels', help='folder for the runs')
     p.add_argument('--epochs', type=int, help="of pre-training; the protocol's if not given")
+    p.add_argument('--pixels', action='store_true', help='the rows of raw pixels alone')
     p.add_argument('--data_root')
     p.add_argument('--device', default='cpu')
     args = p.parse_args()
@@ -132,4 +171,4 @@ if __name__ == '__main__':
     where = dict(data=args.data, data_root=args.data_root, device=args.device)
     data = 'fashion' if args.data == 'FashionMNIST' else args.data
     seeds = (Seed(data, s, f'{args.home}/{args.data}', args.epochs, where) for s in args.seeds)
-    write(args.table, [*COLUMNS, *made_on], (dict(row, seed=s.seed, **made_on) for s in seeds for row in s.rows()))
+    write(args.table, [*COLUMNS, *made_on], (dict(row, seed=s.seed, **made_on) for s in seeds for row in (s.pixel_rows() if args.pixels else s.rows())))

@@ -20,7 +20,7 @@ def sweep(
 )->dict[float,Path]: # Folder of each run, by its number of blocks
     "Sweep from the linear probe to full fine-tuning (Fig. 9); complete runs are not repeated."
     data = ('data', 'data_root', 'image_column', 'label_column', 'in_chans', 'label_fraction')
-    names = ('encoder', 'encoder_ema', *data, 'model', 'img_size', 'seed', 'device')
+    names = ('encoder', 'encoder_ema', *data, 'model', 'pool', 'img_size', 'seed', 'device')
     shared = {k: getattr(partial, k) for k in names}
     runs = {}
     for b in blocks:
