@@ -95,8 +95,8 @@ def _need_onnx():
 def _inputs(model, batch, scale):
     "Random images of some size, and visible patches: every third."
     h,w = (n*scale for n in model.grid)
-    generator = torch.Generator().manual_seed(0)
-    imgs = torch.randn(batch, model.in_chans, h*model.patch_size, w*model.patch_size, generator=generator)
+    imgs = torch.randn(batch, model.in_chans, h*model.patch_size, w*model.patch_size,
+                       generator=torch.Generator().manual_seed(0))
     return imgs, torch.arange(0, h*w, 3)[None].repeat(batch, 1)
 
 def trace(
@@ -113,8 +113,8 @@ def trace(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of names that two inputs share, and of torch's own parts
         names = dict(input_names=list(sizes), output_names=['pred' if masked else 'tokens'])
-        inputs = (imgs, ids_keep)[:1 + masked]
-        program = torch.onnx.export(graph, inputs, **names, dynamic_shapes=sizes, dynamo=True, verbose=False)
+        program = torch.onnx.export(graph, (imgs, ids_keep)[:1 + masked], **names, dynamic_shapes=sizes,
+                                    dynamo=True, verbose=False)
     return atomic_write(path, lambda tmp: program.save(str(tmp), external_data=False))
 
 # %% ../../nbs/4d_weights/73b_onnx.ipynb #99389fa2

@@ -121,8 +121,8 @@ def _frame_patches(ax, picture, ids, grid):
     side = (right - left)/grid[1]
     for i in ids.tolist():
         row,col = divmod(i, grid[1])
-        corner = left + col*side, top - (row + 1)*side
-        ax.add_patch(plt.Rectangle(corner, side, side, fill=False, edgecolor=accent, lw=1.5))
+        ax.add_patch(plt.Rectangle((left + col*side, top - (row + 1)*side), side, side,
+                                   fill=False, edgecolor=accent, lw=1.5))
 
 # %% ../../nbs/4a_model/46b_architecture.ipynb #eca39a88
 def show_architecture(
