@@ -234,10 +234,11 @@ class Book:
         "One code cell, with its outputs."
         mark = {k: v.strip() for k,_,v in (m.partition(':') for m in marks)}
         if only_imports(cell['source']) and 'code-fold' not in mark: mark |= {'code-fold': 'true', 'code-summary': 'Imports'}
-        tags = ['remove-input'] if mark.get('echo') == 'false' else ['hide-input'] if mark.get('code-fold') == 'true' else []
+        what = mark.get('code-summary', 'Code').strip('"')
+        folded = 'hide-cell' if what.startswith('Solution') else 'hide-input'  # a solution with its output
+        tags = ['remove-input'] if mark.get('echo') == 'false' else [folded] if mark.get('code-fold') == 'true' else []
         new = dict(cell_type='code', execution_count=None, source=re.sub(r'^#\|.*\n?', '', cell['source'], flags=re.M).strip('\n'), outputs=cell.get('outputs', []), metadata=dict(tags=tags))
-        if tags == ['hide-input']:
-            what = mark.get('code-summary', 'Code').strip('"')
+        if tags == [folded]:
             new['metadata']['mystnb'] = dict(code_prompt_show=what, code_prompt_hide=what)
         for o in new['outputs']:
             if 'image/png' in o.get('data', {}) and 'text/html' not in o['data']: self.figure(where, chapter, new, mark)

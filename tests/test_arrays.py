@@ -158,7 +158,7 @@ def test_npy_beside_photographs_is_passed_over(tmp_path):
 def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
     write(tmp_path/'a.tif', satellite(0))
     monkeypatch.setitem(sys.modules, 'tifffile', None)
-    with pytest.raises(ValueError, match=r"a.tif is a TIFF of another kind .* pip install 'mae_nb\[arrays\]'"): settled(tmp_path)
+    with pytest.raises(ValueError, match=r"a.tif is a TIFF that Pillow can't read: pip install 'mae_nb\[arrays\]'"): settled(tmp_path)
 
 def test_a_model_without_a_range_tells_what_it_takes(tmp_path):
     folder(tmp_path, satellite, '.tif')

@@ -69,7 +69,7 @@ def test_never_over_a_run(tmp_path, capsys):
     assert (run/'model.safetensors').read_bytes() != before
 
 def test_overwrite_spares_what_is_no_run(tmp_path, capsys, photos):
-    assert 'is no run' in refused(capsys, '--output_dir', photos, '--overwrite', *TINY)
+    assert 'is not a run' in refused(capsys, '--output_dir', photos, '--overwrite', *TINY)
     assert len(list(photos.iterdir())) == 8
 
 def test_bad_input(tmp_path, capsys, photos):

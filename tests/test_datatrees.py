@@ -212,7 +212,7 @@ def test_splits_under_other_names(tmp_path, train, test):
 def test_val_comes_before_test_and_the_plan_says_so(tmp_path):
     photos(splits(tmp_path)/'test', 2)
     found = load_images(tmp_path, 'test')
-    assert len(found) == 4 and found.notes == ['test images are those of val, not test, train beside it']
+    assert len(found) == 4 and found.notes == ['test images are those of val, not test, train']
 
 @pytest.mark.parametrize('beside', [('annotations',), ('labels',), ('masks', 'Annotations')])
 def test_annotations_are_no_images_to_learn_from(tmp_path, beside):
@@ -266,7 +266,7 @@ def test_empty_classes_and_stray_images_are_told(tmp_path):
     (photos(tmp_path)/'bee').mkdir()
     with pytest.warns(UserWarning, match=r"no images in \['bee'\]"): assert load_images(tmp_path).classes == ('bee', 'cat', 'dog')
     put(tmp_path, 'stray.png')
-    with pytest.warns(UserWarning, match='no classes, for 1 images lie beside the folders cat, dog'): assert load_images(tmp_path).classes is None
+    with pytest.warns(UserWarning, match='no classes: 1 images, like stray.png, are next to cat, dog'): assert load_images(tmp_path).classes is None
 
 def hub(**columns):
     import datasets
@@ -314,8 +314,8 @@ def test_the_plan_of_a_run(tmp_path, capsys):
     put(tmp_path/'data', 'train/dog/bad.png', 'val/dog/bad.png', data=b'')
     assert call(mae_finetune, '--data', tmp_path/'data', '--output_dir', tmp_path/'run', *FINE) == 0
     out = capsys.readouterr().out
-    for line in ('9 images', '5 test images', 'classes  2: cat, dog', 'note     train: training images are those of train, not extra, val beside it', 'note     train: passed over files that are no images to Pillow: 1 .xyz',
-                 'note     train: 1 of 9 images decoded to measure mean and deviation cannot be read: 1 times: it is empty', 'warning  test: 1 images cannot be read: 1 times: it is empty'): assert line in out
+    for line in ('9 images', '5 test images', 'classes  2: cat, dog', 'note     train: training images are those of train, not extra, val', 'note     train: passed over files that are no images to Pillow: 1 .xyz',
+                 'note     train: 1 of 9 images decoded to measure mean and std cannot be read: 1 times: it is empty', 'warning  test: 1 images cannot be read: 1 times: it is empty'): assert line in out
 
 # -- runs that die, or can't go on
 
@@ -417,7 +417,7 @@ def test_why_none_can_be_read(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path/'float.tif')
     with pytest.raises(ValueError, match='none of 8 images can be read: 4 times: it is empty; 3 times: image file is truncated.*; 1 times: .*floating-point'): channel_stats(load_images(tmp_path))
 
-@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 numbers; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers must be at most'), (['--in_chans', '2'], '1 or 3 channels')])
+@pytest.mark.parametrize('flags,why', [(['--mean', '0.5', '--std', '0.5'], 'images of 3 channels, and mean and std have 1 values; in_chans=1'), (['--fsdp'], 'start with torchrun'), (['--num_workers', '9999'], 'num_workers must be at most'), (['--in_chans', '2'], '1 or 3 channels')])
 def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
     photos(tmp_path/'data')
     assert job(tmp_path, tmp_path/'data', *flags) == 2
@@ -425,7 +425,7 @@ def test_refused_before_there_is_a_folder(tmp_path, capsys, flags, why):
 
 def test_grey_images_are_not_normalised_as_colour(tmp_path, capsys):
     assert call(mae_pretrain, '--output_dir', tmp_path/'run', '--mean', '0.5,0.5,0.5', '--std', '0.5,0.5,0.5', '--max_steps', 1, '--device', 'cpu') == 2
-    assert 'images of 1 channels, and mean and std have 3 numbers' in capsys.readouterr().err
+    assert 'images of 1 channels, and mean and std have 3 values' in capsys.readouterr().err
 
 def test_a_run_without_a_record_is_replaced(tmp_path, capsys):
     data = photos(tmp_path/'data')
@@ -541,8 +541,8 @@ def test_numbers_of_classes(monkeypatch):
     "Gaps are told; test images of a class that training lacks, and a million classes, are refused."
     def data(train, test): monkeypatch.setattr('mae_nb.data.labels.load_images', lambda data, split, **how: TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), train if split == 'train' else test))
     data([5, 900], [5, 5])
-    assert 'warning  class numbers go up to 900, and 2 of them occur: the others count as classes all the same' in data_plan(load_labelled_splits('x')[0])
-    for train,test,why in ([0, 1], [0, 7], 'test images of class 7, and the training images are of classes 0 to 1'), ([0, 10**12], [0, 1], 'class number 1000000000000'), ([0, -1], [0, 1], 'without a class, 1 of 2'):
+    assert 'warning  class indices go up to 900, and 2 of them occur: the others count as classes' in data_plan(load_labelled_splits('x')[0])
+    for train,test,why in ([0, 1], [0, 7], 'test images of class 7, and the training images are of classes 0 to 1'), ([0, 10**12], [0, 1], 'class index 1000000000000'), ([0, -1], [0, 1], 'without a class, 1 of 2'):
         data(train, test)
         with pytest.raises(ValueError, match=why): load_labelled_splits('x')
 

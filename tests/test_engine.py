@@ -193,7 +193,7 @@ def test_all_damaged(run, capsys):
 
 def test_truncated_checkpoint_by_path(run, tmp_path, capsys):
     c = checkpoints(run)[0]; spoil(c/'model.safetensors', 'truncated')
-    assert 'is damaged: model.safetensors has' in refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--ema_decay', 0.5, '--resume', c)
+    assert 'is corrupted: model.safetensors has' in refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--ema_decay', 0.5, '--resume', c)
 
 def test_pickles_are_not_opened(tmp_path, capsys):
     evil = tmp_path/'checkpoint.pth'; evil.write_bytes(pickle.dumps(Evil(tmp_path/'executed')))

@@ -158,7 +158,7 @@ def test_conflicts_name_both(grey, colour, tmp_path, capsys):
 def test_other_target_is_told(grey, tmp_path):
     save_weights(grey.state_dict(), asdict(grey.cfg), tmp_path/'own')
     task = PretrainTask(PretrainConfig(init_from=tmp_path/'own', norm_pix_loss=True, device='cpu'))
-    assert 'its decoder predicted raw pixels, and goes on with normalised ones' in task.summary() and task.model.cfg.norm_pix_loss
+    assert 'its decoder predicted raw pixels, and continues with normalised ones' in task.summary() and task.model.cfg.norm_pix_loss
     assert PretrainTask(PretrainConfig(init_from=tmp_path/'own', device='cpu')).model.cfg.norm_pix_loss is False
 
 @pytest.mark.slow

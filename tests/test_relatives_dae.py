@@ -276,7 +276,7 @@ def test_every_kind_trains(how):
 
 def test_bad_amounts():
     assert corrupt_patches(torch.zeros(1, 49, 16), torch.rand(1, 49), DenoiseConfig(corruption='masking', amount=1e-3)).hit.sum() == 1  # rounded up
-    for change,says in ((dict(corruption='masking', amount=1.), 'got 1.0'), (dict(emphasis=(1., 0.)), 'nothing to tell apart'), (dict(components=0), 'components must be'),
+    for change,says in ((dict(corruption='masking', amount=1.), 'got 1.0'), (dict(emphasis=(1., 0.)), 'has no effect'), (dict(components=0), 'components must be'),
                         (dict(corruption='pca_gaussian', components=17), 'between 1 and 16'), (dict(corruption='pca_gaussian', norm_pix_loss=True), 'rest_weight=1')):
         with pytest.raises(ValueError, match=says): tiny_task(**change)
 

@@ -176,7 +176,7 @@ def test_a_run_stops_and_continues_bit_for_bit(tiny, tmp_path):
     losses = [[r['loss'] for r in read_jsonl(f/'log.jsonl')] for f in (whole, half)]
     assert losses[0][-1] == losses[1][-1]
     other = replace(tiny, output_dir=str(half), resume='auto', vocab_size=30)
-    with pytest.raises(ValueError, match='tells of another text'): train_bert(other, **QUIET)
+    with pytest.raises(ValueError, match='was written for another text'): train_bert(other, **QUIET)
 
 SCRIPT = """
 import json, sys

@@ -300,7 +300,7 @@ def test_inat_refuses(nature, changes, message):
 def test_inat_files(nature):
     for text in '{"images": [', '', '\xff':
         (nature/'val2018.json').write_bytes(text.encode('latin-1'))
-        with pytest.raises(ValueError, match='val2018.json is damaged, or no JSON'): load_images('inat2018', 'test', nature)
+        with pytest.raises(ValueError, match='val2018.json is corrupt, or no JSON'): load_images('inat2018', 'test', nature)
     with pytest.raises(FileNotFoundError, match='no val2017.json in'): load_images('inat2017', 'test', nature)
     (nature/'train_val2018').rename(nature/'elsewhere')
     with pytest.raises(FileNotFoundError, match='no image train_val2018/x/9/a.png, the first of the list'): load_images('inat2018', 'train', nature)

@@ -315,8 +315,8 @@ def test_memory_is_pinned_for_cuda_only(tiny, monkeypatch):
 
 @pytest.mark.parametrize('env,told', [
     (dict(RANK=''), None), (dict(RANK='', WORLD_SIZE=''), None), (dict(MV2_COMM_WORLD_RANK='', MV2_COMM_WORLD_SIZE=''), None), (dict(WORLD_SIZE='2', LOCAL_RANK='1'), None),
-    (dict(RANK='x', WORLD_SIZE='2'), 'RANK=x is no whole number'), (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT='p'), 'MASTER_PORT=p is no whole number'),
-    (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT=''), 'but not MASTER_PORT'), (dict(SLURM_PROCID='0', SLURM_STEP_NUM_TASKS='2', SLURM_STEP_ID='y'), 'SLURM_STEP_ID=y is no whole number')])
+    (dict(RANK='x', WORLD_SIZE='2'), 'RANK=x is not an integer'), (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT='p'), 'MASTER_PORT=p is not an integer'),
+    (dict(RANK='0', WORLD_SIZE='2', MASTER_ADDR='h', MASTER_PORT=''), 'but not MASTER_PORT'), (dict(SLURM_PROCID='0', SLURM_STEP_NUM_TASKS='2', SLURM_STEP_ID='y'), 'SLURM_STEP_ID=y is not an integer')])
 def test_variables_that_are_empty_or_no_numbers(env, told):
     if not told: assert launch_info(env) is None
     else:
@@ -332,9 +332,9 @@ def test_a_port_that_is_taken(monkeypatch):
             with init_distributed('cpu', lambda line: None): pass
 
 @pytest.mark.parametrize('name,bytes_,why', [
-    ('config.json', b'{"torn', None), ('config.json', b'[]', None), ('log.jsonl', b'\0'*99, None), ('log.jsonl', b'', None), ('inputs.json', b'[]', 'inputs.json is damaged'), ('log.jsonl', b'[1]\n3\n', 'line 1 is no JSON, or no record')])
+    ('config.json', b'{"torn', None), ('config.json', b'[]', None), ('log.jsonl', b'\0'*99, None), ('log.jsonl', b'', None), ('inputs.json', b'[]', 'inputs.json is corrupted'), ('log.jsonl', b'[1]\n3\n', 'line 1 is no JSON, or no record')])
 def test_damaged_records_of_a_run(tiny, name, bytes_, why):
-    "With an intact checkpoint a run goes on, or says in a line which file is damaged."
+    "With an intact checkpoint a run resumes, or the error names the corrupted file."
     quietly(replace(tiny, epochs=2))
     (Path(tiny.output_dir)/name).write_bytes(bytes_)
     longer = replace(tiny, epochs=4, resume='auto')

@@ -322,7 +322,7 @@ LEFT_OUT = {  # what is done to a file, and what the plan says
     'another size': (lambda f: first(f, segmentation=dict(size=[5, 5], counts=[20, 5])), 'with a mask that cannot be used, not trained with masks: 1'),
     'damaged runs': (lambda f: first(f, segmentation=dict(size=[f['images'][0]['height'], f['images'][0]['width']], counts='zz~')), 'with a mask that cannot be used, not trained with masks: 1'),
     'text as mask': (lambda f: first(f, segmentation='mask.png'), 'with a mask that cannot be used, not trained with masks: 1'),
-    'no categories': (lambda f: f.pop('categories'), 'classes are named by their numbers'),
+    'no categories': (lambda f: f.pop('categories'), 'classes are named by their ids'),
     'lost image': (lambda f: f['images'][0].update(file_name='lost.jpg'), 'warning: 1 of 8 images are not in'),
     'nothing': (lambda f: None, 'images without objects: 3')}
 

@@ -53,6 +53,13 @@ def tidy(outputs):
         if o.output_type == 'stream': o.text = re.sub(r'[^\n]*\r(?!\n)', '', o.text)
     return kept
 
+def fold(nb):
+    "Hide the source of folded cells in JupyterLab, too, and the output of solutions."
+    for cell in nb.cells:
+        if cell.cell_type != 'code' or '#| code-fold: true' not in cell.source: continue
+        cell.metadata['jupyter'] = {'source_hidden': True}
+        if '#| code-summary: "Solution' in cell.source: cell.metadata['jupyter']['outputs_hidden'] = True
+
 class Client(NotebookClient):
     "Runs a notebook's cells but the skipped ones."
     flags = ()
@@ -72,6 +79,7 @@ def run(path, flags):
     client.flags = flags
     client.execute()
     nb.metadata['mae_nb'] = {'ran': code_hash(nb)}
+    fold(nb)
     for k in 'language_info', 'widgets': nb.metadata.pop(k, None)
     nbformat.write(nb, path)
 

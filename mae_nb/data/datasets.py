@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as tvf
 from tqdm.auto import tqdm
 from .bundled import cluttered_fashion, fashion
 from .folders import NoSuchSplit, find_split, folders_in, split_of
-from .images import CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, reasons, worker_options
+from .images import (CorruptImage, EncodedImageDataset, FolderImages, catch_corrupt, read_bytes, reasons,
+                                worker_options)
 from .filelists import listed_images, listed_sets
 from .inventory import choose_columns, column_labels
 from .memory import TensorImages
@@ -27,18 +28,19 @@ from .shards import ShardImages
 class HFImages(EncodedImageDataset):
     "A split of a Hugging Face data set, its images still encoded."
     def __init__(self,
-        dataset, # `datasets.Dataset` with a column of images, and perhaps one of class numbers
+        dataset, # `datasets.Dataset` with a column of images, and perhaps one of class indices
         exif_transpose:bool=False, # Apply the EXIF orientation?
         image_column:str=None, # Its column of images; chosen by name if not given
-        label_column:str=None, # Its column of class numbers or names, likewise
+        label_column:str=None, # Its column of class indices or names; chosen by name if not given
     ):
         from datasets import Image as ImageColumn
         self.column,label,others = choose_columns(dataset.features, image_column, label_column)
         self.exif_transpose = exif_transpose
         self.rows = dataset.select_columns([self.column]).cast_column(self.column, ImageColumn(decode=False))
         self.labels,self.classes = column_labels(dataset, label) if label else (torch.full((len(dataset),), -1), None)
-        self.notes = [f'images are those of the column {self.column}, ' + (f'classes those of {label}' if label else 'there is none of classes')
-                      + (f'; not used: {", ".join(others)}' if others else '')]
+        classes = f'classes those of {label}' if label else 'there is none of classes'
+        unused = f'; not used: {", ".join(others)}' if others else ''
+        self.notes = [f'images are those of the column {self.column}, {classes}{unused}']
     def name(self, i): return f'{self.rows.info.dataset_name or "data set"}, row {i}'
     def read(self, i):
         row = self.rows[int(i)][self.column]
@@ -69,7 +71,7 @@ def hf_images(
 # %% ../../nbs/4b_data/51_data.ipynb #0fd42cc2
 class TorchvisionImages(Dataset):
     "A torchvision classification set, its images as uint8 tensors."
-    def __init__(self, dataset): # Yields `(PIL image, class number)`
+    def __init__(self, dataset): # Yields `(PIL image, class index)`
         self.dataset = dataset
         self.classes = getattr(dataset, 'classes', None)
         name = next((k for k in ('targets', 'labels', '_labels') if hasattr(dataset, k)), None)
@@ -87,15 +89,16 @@ _by_flag,_by_name = (dict(train=True), dict(train=False)),(dict(split='train'), 
 torchvision_sets = {  # name: arguments for training and for test
     **dict.fromkeys(('FashionMNIST', 'MNIST', 'KMNIST', 'CIFAR10', 'CIFAR100'), _by_flag),
     **dict.fromkeys(('STL10', 'SVHN', 'Flowers102', 'Food101', 'DTD', 'FGVCAircraft'), _by_name),
-    'OxfordIIITPet': (dict(split='trainval'), dict(split='test')), 'Imagenette': (dict(split='train'), dict(split='val'))}
+    'OxfordIIITPet': (dict(split='trainval'), dict(split='test')),
+    'Imagenette': (dict(split='train'), dict(split='val'))}
 
 def torchvision_images(
     name:str, # One of `torchvision_sets`
     split:str, # `'train'` or `'test'`
     root, # Folder of the data
     download:bool=False, # Fetch it if it is not there?
-)->Dataset: # `TorchvisionImages`, or `TensorImages` where torchvision keeps all in memory; for STL-10 `'train'` is the labelled part
-    "Load one of torchvision's sets."
+)->Dataset: # `TorchvisionImages`, or `TensorImages` if torchvision keeps all in memory
+    "Load one of torchvision's data sets; of STL-10, `'train'` is the labelled part."
     from torchvision import datasets
     if root is None:
         raise ValueError(f'{name} is read by torchvision: give data_root, the folder where it is (or is to be) kept')
@@ -105,7 +108,7 @@ def torchvision_images(
     except RuntimeError as e: raise FileNotFoundError(f'{name} is not in {root}: {e}') from e
     images = TorchvisionImages(found)
     if not hasattr(found, 'data'): return images
-    imgs = torch.as_tensor(found.data)  # MNIST and its like, CIFAR, SVHN, STL-10
+    imgs = torch.as_tensor(found.data)  # MNIST and similar ones, CIFAR, SVHN, STL-10
     if imgs.ndim == 3: imgs = imgs[:,None]
     if imgs.shape[1] != 3 and imgs.shape[3] == 3: imgs = imgs.permute(0, 3, 1, 2)
     return TensorImages(imgs.contiguous(), images.labels, images.classes)
@@ -114,11 +117,13 @@ def torchvision_images(
 def _shards_of(path, split):
     "The shards in a folder that belong to a split, by their names; notes."
     tars = sorted(path.glob('*.tar'))
-    kinds = {kind: [t for t in tars if split_of(t.stem, alone=False) == kind] for kind in ('train', 'val', 'test', None)}
-    mine = next(filter(None, [kinds[k] for k in (('train', None) if split == 'train' else ('val', 'test'))]), [])
+    wanted = ('train', None) if split == 'train' else ('val', 'test')
+    kinds = {kind: [t for t in tars if split_of(t.stem, alone=False) == kind] for kind in wanted}
+    mine = next(filter(None, kinds.values()), [])
     rest = [t.name for t in tars if t not in mine]
     notes = [f'shards not used for this split: {len(rest)}, like {rest[0]}'] if mine and rest else []
-    if mine and (inner := folders_in(path)): notes.append(f'passed over folders beside the shards: {", ".join(inner[:5])}')
+    if mine and (inner := folders_in(path)):
+        notes.append(f'passed over folders next to the shards: {", ".join(inner[:5])}')
     return mine, notes
 
 def _all_in(path, exif_transpose, shards, but=(), notes=()):
@@ -128,7 +133,8 @@ def _all_in(path, exif_transpose, shards, but=(), notes=()):
     else:
         found = FolderImages(path, exif_transpose, but)
         if inner := found.splits_inside:
-            raise ValueError(f'{inner[0]} in {path} holds images for training and for tests, which would be mixed: give {path/inner[0]} as data')
+            raise ValueError(f'{inner[0]} in {path} holds images for training and for tests, which would be mixed: '
+                             f'give {path/inner[0]} as data')
     found.notes = [*notes, *found.notes]
     return found
 
@@ -141,47 +147,48 @@ def _in_folder(path, split, exif_transpose):
     inner,but,notes = find_split(path, split)
     return _all_in(inner, exif_transpose, shards if inner == path else sorted(inner.glob('*.tar')), but, notes)
 
-bundled_sets = dict(fashion=fashion, cluttered_fashion=cluttered_fashion, scenes=scene_images)  # by the names that commands take
+bundled_sets = dict(fashion=fashion, cluttered_fashion=cluttered_fashion, scenes=scene_images)  # names for commands
 
 def load_images(
-    data:str, # One of `bundled_sets`, `torchvision_sets` or `listed_sets`, a folder, `'x-{000..146}.tar'` (path or URL), `'hf:NAME'`
+    data:str, # A name of a table above, a folder, shards like `'x-{000..146}.tar'` (path or URL), or `'hf:NAME'`
     split:str='train', # `'train'` or `'test'`
-    root=None, # Cache folder of torchvision or Hugging Face data sets; root folder of a data set with annotation files
+    root=None, # Cache folder of torchvision or Hugging Face; root folder of a data set with annotation files
     download:bool=False, # Let torchvision download missing data?
     exif_transpose:bool=False, # Apply the EXIF orientation?
-    image_column:str=None, # Column of a Hugging Face data set that holds the images; chosen by its name if not given
-    label_column:str=None, # Its column of classes, likewise
-)->Dataset: # Yields `(uint8 (C, H, W), class number or -1)`; has `labels` and `classes`
+    image_column:str=None, # Column of images of a Hugging Face data set; chosen by its name if not given
+    label_column:str=None, # Its column of classes; chosen by its name if not given
+)->Dataset: # Yields `(uint8 (C, H, W), class index or -1)`; has `labels` and `classes`
     "Load a data set by name; of a folder with subfolders `train` or `val`/`test`, the one of the split."
     data = str(data)
     if not data.strip(): raise ValueError('data is empty, as from a variable that is not set: give a folder or a name')
     if data in bundled_sets: return bundled_sets[data](split)
     if data in torchvision_sets: return torchvision_images(data, split, root, download)
     if data in listed_sets: return listed_images(data, split, root, exif_transpose)
-    if data.startswith('hf:'): return hf_images(data[3:], split, root, exif_transpose, image_column=image_column, label_column=label_column)
-    if image_column or label_column: raise ValueError(f'{data} has no columns: image_column and label_column are for hf:NAME')
+    columns = dict(image_column=image_column, label_column=label_column)
+    if data.startswith('hf:'): return hf_images(data[3:], split, root, exif_transpose, **columns)
+    if any(columns.values()): raise ValueError(f'{data} has no columns: image_column and label_column are for hf:NAME')
     if '://' in data or data.endswith('.tar'):
         if split != 'train': raise NoSuchSplit(f'{data} names shards, all of one split: there are none to test on')
         return ShardImages(data, exif_transpose)
     if Path(data).is_dir(): return _in_folder(Path(data), split, exif_transpose)
     if Path(data).exists():
         raise ValueError(f'{data} is a file: give the folder that holds the images, or shards that end in .tar')
-    raise FileNotFoundError(f"no data {data!r}: it is neither a folder, nor shards (x-{{000..146}}.tar), nor 'hf:NAME', "
-                            f"nor one of {', '.join([*bundled_sets, *torchvision_sets, *listed_sets])}")
+    raise FileNotFoundError(f"no data {data!r}: it is neither a folder, nor shards (x-{{000..146}}.tar), "
+                            f"nor 'hf:NAME', nor one of {', '.join([*bundled_sets, *torchvision_sets, *listed_sets])}")
 
 # %% ../../nbs/4b_data/51_data.ipynb #1be5be92
 def _sums(dataset, i):
     "Per channel of an image: mean of its pixels in [0, 1], and mean of their squares."
     x = dataset[int(i)][0]
     x = x.double() if x.is_floating_point() else x.double()/255
-    return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # workers copy an array; a tensor would take a file
+    return torch.stack([x.mean((1,2)), x.square().mean((1,2))]).numpy()  # a tensor would take a file handle
 
 def channel_stats(
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
     most:int=1000, # Images to look at, evenly spaced; all if None
     num_workers:int=0, # Data-loader workers
 )->tuple[tuple,tuple]: # Mean and standard deviation per channel, of pixels in [0, 1]
-    "Measure what normalisation needs; each image counts the same, corrupt ones are left out."
+    "Measure mean and standard deviation for normalisation; all images have equal weight, corrupt ones are left out."
     ids = np.linspace(0, len(dataset)-1, min(most or len(dataset), len(dataset))).astype(int)
     sums = partial(catch_corrupt, partial(_sums, dataset))
     loader = DataLoader(ids, batch_size=None, collate_fn=sums, **worker_options(num_workers))
@@ -192,15 +199,17 @@ def channel_stats(
         else: total += s
     n = len(ids) - len(bad)
     if not n: raise ValueError(f'none of {len(ids)} images can be read: {reasons(bad)}')
-    if bad: dataset.notes = [*getattr(dataset, 'notes', ()), f'{len(bad)} of {len(ids)} images decoded to measure mean and deviation cannot be read: {reasons(bad)}']
+    if bad:
+        note = f'{len(bad)} of {len(ids)} images decoded to measure mean and std cannot be read: {reasons(bad)}'
+        dataset.notes = [*getattr(dataset, 'notes', ()), note]
     mean,square = total/n
     std = (square - mean**2).clip(min=1e-8)**.5
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 # %% ../../nbs/4b_data/51_data.ipynb #a680a45d
 def normalise(
-    imgs:Tensor, # `(B, C, H, W)` or `(C, H, W)`: uint8, or floating-point numbers that are scaled to [0, 1] already
-    mean, std, # One number per channel each, or None
+    imgs:Tensor, # `(B, C, H, W)` or `(C, H, W)`: uint8, or floating-point values that are scaled to [0, 1] already
+    mean, std, # One value per channel each, or None
 )->Tensor: # float32
     "Scale bytes to [0, 1], then subtract the mean and divide by the standard deviation, on the images' device."
     x = imgs.float() if imgs.is_floating_point() else imgs.float()/255
@@ -210,7 +219,7 @@ def normalise(
 
 def denormalise(
     imgs:Tensor, # Normalised images, `(B, C, H, W)`
-    mean, std, # One number per channel each, or None
+    mean, std, # One value per channel each, or None
 )->Tensor: # Images in [0, 1]
     "Undo `normalise`, but for the scale: pixels stay in [0, 1]."
     if mean is None: return imgs

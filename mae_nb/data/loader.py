@@ -18,7 +18,7 @@ from .augment import PretrainDataset
 
 # %% ../../nbs/4b_data/52a_batches.ipynb #45420342
 class ResumableBatchSampler:
-    "One process's batches of `(epoch, index)` keys for all epochs, shuffled each epoch; an incomplete last step is dropped."
+    "One process's batches of `(epoch, index)` keys for all epochs, shuffled; an incomplete last step is dropped."
     def __init__(self,
         n:int, # Number of images
         batch_size:int, # Images per batch, that is, per process and forward pass
@@ -32,11 +32,12 @@ class ResumableBatchSampler:
         self.accum_iter,self.rank,self.processes = accum_iter,rank,processes
         self.per_step = batch_size*accum_iter*processes  # images per step, over all processes
         if not 1 <= self.per_step <= n:
-            raise ValueError(f'batch_size={batch_size} * accum_iter={accum_iter} * {processes} processes = {self.per_step} images a step '
-                             f'need at least as many images, and there are {n}: lower it')
+            raise ValueError(f'batch_size={batch_size} * accum_iter={accum_iter} * {processes} processes = '
+                             f'{self.per_step} images a step need at least as many images, and there are {n}: lower it')
         self.per_epoch = n//self.per_step  # steps
     def __len__(self): return (self.per_epoch*self.epochs - self.start)*self.accum_iter
-    def order(self, epoch): return torch.randperm(self.n, generator=sample_rng(self.seed, epoch, purpose='order')).tolist()
+    def order(self, epoch):
+        return torch.randperm(self.n, generator=sample_rng(self.seed, epoch, purpose='order')).tolist()
     def __iter__(self):
         first,skip = divmod(self.start, self.per_epoch)
         for epoch in range(first, self.epochs):
@@ -69,7 +70,8 @@ class CorruptCounter:
         "Raise `ValueError` above the limit."
         if n <= self.most: return
         last = next(reversed(self.found.values()), 'in another process')
-        raise ValueError(f'{n} images cannot be read, more than max_bad_images={self.most}; the last: {last}. mae_data check lists all')
+        raise ValueError(f'{n} images cannot be read, more than max_bad_images={self.most}; the last: {last}. '
+                         'mae_data check lists all')
 
 # %% ../../nbs/4b_data/52a_batches.ipynb #143bf0af
 class _Batches(Dataset):
@@ -109,8 +111,8 @@ class _Batches(Dataset):
 
 # %% ../../nbs/4b_data/52a_batches.ipynb #2541ace5
 def _death(workers):
-    "The `ChildProcessError` that tells why a data-loader worker died; None if none did."
-    gone = wait([w.sentinel for w in workers], 1) if workers else []  # whoever broke off in the middle of a batch may still be dying
+    "The `ChildProcessError` with the cause of a data-loader worker's death; None if none died."
+    gone = wait([w.sentinel for w in workers], 1) if workers else []  # it may still be ending
     if not gone: return None
     worker = next(w for w in workers if w.sentinel in gone)
     worker.join()
@@ -126,10 +128,10 @@ def _death(workers):
 class TrainLoader:
     "Iterates over the batches of all epochs: `(uint8 (B, C, H, W), scores (B, L))`. Images in memory need no workers."
     def __init__(self, view, batches, num_workers=0, skipped=None, reuse=False, pin_memory=False, device='cpu'):
-        self.view,self.batches,self.num_workers,self.reuse,self.pin_memory = view,batches,num_workers,reuse,pin_memory
+        self.view,self.batches,self.num_workers = view,batches,num_workers
+        self.reuse,self.pin_memory,self.device = reuse,pin_memory,device
         self.skipped = skipped or CorruptCounter()
-        self.device = device
-        if isinstance(view.dataset, EncodedImageDataset): decoder_names()  # imported once, here, instead of in each worker
+        if isinstance(view.dataset, EncodedImageDataset): decoder_names()  # imported here, not in each worker
     def __len__(self): return len(self.batches)
     def __iter__(self):
         if getattr(self.view, 'in_memory', False):
@@ -139,12 +141,13 @@ class TrainLoader:
     def load(self):
         "Yield batches that workers load, or this process."
         ahead = 4
-        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory, collate_fn=tuple,
+        loader = DataLoader(_Batches(self.view, ahead + 2), batch_sampler=self.batches, pin_memory=self.pin_memory,
                             generator=torch.Generator(),  # for its base seed: the global generator stays untouched
-                            prefetch_factor=ahead if self.num_workers else None, **worker_options(self.num_workers))
+                            prefetch_factor=ahead if self.num_workers else None, collate_fn=tuple,
+                            **worker_options(self.num_workers))
         batches = iter(loader)
         workers = getattr(batches, '_workers', [])
-        if workers:  # torch's signal handler would tell of a death in the middle of a step
+        if workers:  # torch's signal handler would raise in the middle of a step
             _remove_worker_pids(id(batches))
             batches._worker_pids_set = False
         try:
@@ -152,12 +155,12 @@ class TrainLoader:
                 for trouble in met: self.skipped.note(*trouble)
                 lasting = self.reuse or self.pin_memory or not workers or isinstance(imgs, tuple)
                 yield imgs if lasting else imgs.clone(), scores
-        except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without a worker's traceback
+        except CorruptImage as e: raise CorruptImage(str(e).strip().split('\n')[-1]) from None  # without its traceback
         except (RuntimeError, OSError, EOFError) as e:
             if death := _death(workers): raise death from e
             raise
         finally:
-            if workers: batches._shutdown_workers()  # now, also if somebody keeps the error's traceback, and the iterator with it
+            if workers: batches._shutdown_workers()  # now, even if the error's traceback keeps the iterator alive
 
 # %% ../../nbs/4b_data/52a_batches.ipynb #1559ee00
 def train_loader(
@@ -166,11 +169,11 @@ def train_loader(
     epochs:int, # Number of epochs
     num_workers:int=0, # Data-loader workers; 0 loads in this process
     skipped:CorruptCounter=None, # Counts corrupt images; up to 100 are skipped, if not given
-    reuse:bool=False, # Reuse a batch's memory once the next one is requested? Saves a copy; not if several batches are kept
-    pin_memory:bool=False, # Copy batches to page-locked memory? For those who send them to a CUDA device
+    reuse:bool=False, # Reuse a batch's memory once the next one is requested? Saves a copy if no batch is kept
+    pin_memory:bool=False, # Copy batches to page-locked memory, for sending them to a CUDA device?
     device='cpu', # Where batches of images in memory are made; others are made on the CPU
     **position, # `start`, `accum_iter`, `rank`, `processes` of `ResumableBatchSampler`
-)->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs in one go
+)->TrainLoader: # Yields `(uint8 (B, C, H, W), scores (B, L))`, for all epochs
     "Load shuffled batches for a whole run, or for the rest of it."
     batches = ResumableBatchSampler(len(view), batch_size, epochs, view.seed, **position)
     return TrainLoader(view, batches, num_workers, skipped, reuse, pin_memory, device)
@@ -183,4 +186,5 @@ def shard_loader(
     rank:int=0, processes:int=1, # Rank of this process, and number of processes
 )->DataLoader: # Batches of this process's shard, in order
     "Load every image once, sharded across processes."
-    return DataLoader(Subset(view, range(rank, len(view), processes)), batch_size, generator=torch.Generator(), **worker_options(num_workers))
+    shard = Subset(view, range(rank, len(view), processes))
+    return DataLoader(shard, batch_size, generator=torch.Generator(), **worker_options(num_workers))

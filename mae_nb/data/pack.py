@@ -22,8 +22,8 @@ from ..core.files import atomic_write, printable, run_lock, save_json
 from .arrays import npy_magic, tiff_magics
 from .config import DatasetConfig, PackConfig
 from .folders import image_endings
-from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose, open_image,
-                                worker_options)
+from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pil, needs_exif_transpose,
+                                open_image, worker_options)
 from .datasets import channel_stats, load_images
 from .inventory import data_id, data_plan, settle_channels
 from .shards import expand_shards, index_shard, shard_notes
@@ -59,13 +59,13 @@ def shrink(
 
 # %% ../../nbs/4b_data/53_pack.ipynb #a6851024
 def _sample(dataset, cfg, i):
-    "Bytes of an image as they go into a shard, and its file extension, by its content, as WebDataset expects it."
+    "An image's bytes for a shard, and its file extension, by its content, as WebDataset expects it."
     name = dataset.name(i)
     data = dataset.read(i)
     if dataset.value_range is not None and data.startswith((npy_magic, *tiff_magics)):
         dataset.decode(data, i)
         return data, 'npy' if data.startswith(npy_magic) else 'tif'
-    decode_pil(data, name)  # all of it can be read
+    decode_pil(data, name)  # raises unless it can be read completely
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
     kind = dict(mpo='jpg', jpeg2000='jp2').get(kind, kind)
@@ -75,14 +75,14 @@ def _sample(dataset, cfg, i):
 def write_shard(
     path:Path, # `train-000000.tar`
     samples, # Yields bytes and file extension of each image, or a `CorruptImage`
-    ids, # Their numbers in the source
-    first:int, # Number of the first one in the order of packing
+    ids, # Their indices in the source
+    first:int, # Index of the first one in the order of packing
     dataset:EncodedImageDataset, # The source
     skipped:CorruptCounter, # Counts what is left out
 )->None:
     "Write a shard and its index file `train-000000.tar.json`, each atomically."
-    index = dict(bytes=0, names=[], labels=[], offsets=[], sizes=[], sources=[], left_out=[], passed_over={}, numbered=0,
-                 classes=list(dataset.classes) if dataset.classes else None)
+    index = dict(bytes=0, names=[], labels=[], offsets=[], sizes=[], sources=[], left_out=[], passed_over={},
+                 numbered=0, classes=list(dataset.classes) if dataset.classes else None)
     def fill(tmp):
         with tarfile.open(tmp, 'w', format=tarfile.USTAR_FORMAT) as tar:
             for n,(i,sample) in enumerate(zip(ids, samples), first):
@@ -110,11 +110,11 @@ def read_finished_shard(path): # `train-000000.tar`
 
 # %% ../../nbs/4b_data/53_pack.ipynb #6eca0d2b
 def _claim(out, name, config):
-    "Create the output folder, or check that it was created with the same configuration; delete temporary files of killed runs."
+    "Create the output folder, or check that it has the same configuration; delete temporary files of killed runs."
     begun = out/f'{name}.json'
     if begun.is_file():
         before = json.loads(begun.read_text())
-        free = ('data',) if 'digest' in before else ('digest',)  # content counts, where it was noted
+        free = ('data',) if 'digest' in before else ('digest',)  # compare content, if recorded
         if wrong := config_diff(config, before, free):
             raise ValueError(f'{out} was created with other values, so it cannot be resumed:\n  ' + '\n  '.join(wrong))
     elif there := sorted(out.glob(f'{name}-*.tar')):
@@ -125,10 +125,11 @@ def _claim(out, name, config):
 
 # %% ../../nbs/4b_data/53_pack.ipynb #c4fd19c4
 def _settled_notes(dataset, cfg):
-    "Find out whether images are photographs, and return what is to be told of them; raise `ValueError` for arrays that would be shrunk."
+    "Find out whether images are photographs, and return notes; raise `ValueError` for arrays that would be shrunk."
     settle_channels(dataset)
-    if dataset.value_range is None: return dataset.notes
-    if cfg.short_side: raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: leave it out')
+    if cfg.short_side and dataset.value_range is not None:
+        raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: '
+                         'leave it out')
     return dataset.notes
 
 def pack(
@@ -136,7 +137,7 @@ def pack(
     log=print, # Called with each line of output
 )->list: # The shards
     "Pack a data set; after an interruption, finished shards are kept."
-    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    dataset = _load(cfg)
     if not isinstance(dataset, EncodedImageDataset):
         raise ValueError(f'{cfg.data} is in memory, or is read by torchvision: only stored images can be packed')
     for note in _settled_notes(dataset, cfg): log(printable(f'note     {note}'))
@@ -147,7 +148,7 @@ def pack(
     if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed, purpose='order')).numpy()
     free = 'output_dir', 'data_root', 'num_workers', 'max_bad_images'  # these may change when a packing is resumed
     config = {k: v for k,v in asdict(cfg).items() if k not in free} | data_id(dataset)
-    skipped = CorruptCounter(cfg.max_bad_images, log)
+    bad = CorruptCounter(cfg.max_bad_images, log)
     shards = [out/f'{name}-{k:06d}.tar' for k in range(-(-len(dataset)//n))]
     how = dict(collate_fn=partial(catch_corrupt, partial(_sample, dataset, cfg)), **worker_options(cfg.num_workers))
     with run_lock(out), tqdm(total=len(dataset), unit='img', disable=None) as bar:
@@ -155,12 +156,17 @@ def pack(
         for k,path in enumerate(shards):
             ids = order[k*n:(k + 1)*n]
             if old := read_finished_shard(path):
-                for j,why in enumerate(old['left_out']): skipped.note((k, j), why)
+                for j,why in enumerate(old['left_out']): bad.note((k, j), why)
             else:
-                write_shard(path, DataLoader(ids, batch_size=None, **how), ids, k*n, dataset, skipped)
+                write_shard(path, DataLoader(ids, batch_size=None, **how), ids, k*n, dataset, bad)
             bar.update(len(ids))
-    log(f'packed   {len(dataset) - len(skipped.found)} of {len(dataset)} images into {len(shards)} shards: {out}/{name}-*.tar')
+    log(f'packed   {len(order) - len(bad.found)} of {len(order)} images into {len(shards)} shards: {out}/{name}-*.tar')
     return shards
+
+def _load(cfg):
+    "The images of a configuration."
+    columns = dict(image_column=cfg.image_column, label_column=cfg.label_column)
+    return load_images(cfg.data, cfg.split, cfg.data_root, **columns)
 
 # %% ../../nbs/4b_data/53_pack.ipynb #d8389e90
 def index_shards(
@@ -193,36 +199,38 @@ def _look(dataset, i):
         return dict(format='numbers', mode=f'{C} channels', height=H, width=W, bytes=len(data), turned=False)
     im = open_image(data, dataset.name(i))
     decode_pil(data, dataset.name(i))
-    return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data), turned=needs_exif_transpose(im))
+    return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data),
+                turned=needs_exif_transpose(im))
 
 def check(
     dataset:Dataset, # From `load_images`
     num_workers:int=0, # Processes
-)->dict: # `images`, `classes`, `formats`, `modes`, `height`, `width` (smallest, median, largest), `bytes`, `needs_exif_transpose`, `corrupt`
-    "Read every image once and collect statistics."
+)->dict: # `images`, `classes`, `formats`, `modes`, `height`, `width`, `bytes`, `turned`, `corrupt` and others
+    "Read every image once and collect statistics; `height` and `width` are smallest, median and largest."
     look = partial(catch_corrupt, partial(_look, dataset))
     loader = DataLoader(range(len(dataset)), batch_size=None, collate_fn=look, **worker_options(num_workers))
     seen = {k: Counter() for k in ('format', 'mode', 'height', 'width', 'bytes', 'turned')}
     corrupt = []
-    for found in tqdm(loader, unit='img', disable=None):  # counted on the fly: a million records would fill the memory
+    for found in tqdm(loader, unit='img', disable=None):  # counted at once: a million records take memory
         if isinstance(found, CorruptImage): corrupt.append(str(found))
         else:
             for k,v in found.items(): seen[k][v] += 1
     per_class = Counter(dataset.labels[dataset.labels >= 0].tolist())
     return dict(images=len(dataset), classes=len(per_class), largest_class=max(per_class.values(), default=0),
-                smallest_class=min(per_class.values(), default=0), formats=dict(seen['format']), modes=dict(seen['mode']),
-                height=_span(seen['height']), width=_span(seen['width']), bytes=sum(v*n for v,n in seen['bytes'].items()),
-                turned=seen['turned'][True], corrupt=corrupt)
+                smallest_class=min(per_class.values(), default=0),
+                formats=dict(seen['format']), modes=dict(seen['mode']),
+                height=_span(seen['height']), width=_span(seen['width']),
+                bytes=sum(v*n for v,n in seen['bytes'].items()), turned=seen['turned'][True], corrupt=corrupt)
 
 def _span(counts):
-    "Smallest, median and largest of numbers that were counted."
+    "Smallest, median and largest of counted values."
     values = np.repeat(*map(list, (counts, counts.values()))) if counts else np.zeros(1)
     return tuple(int(f(values)) for f in (np.min, np.median, np.max))
 
 # %% ../../nbs/4b_data/53_pack.ipynb #55629857
 def print_check(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Check a data set and print the result; raise `ValueError` if images are corrupt."
-    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    dataset = _load(cfg)
     settle_channels(dataset)
     for line in data_plan(dataset): log(printable(line))
     found = check(dataset, cfg.num_workers)
@@ -232,8 +240,9 @@ def print_check(cfg:DatasetConfig, log=print): # What to read; called with each 
 
 def print_stats(cfg:DatasetConfig, log=print): # What to read; called with each line of output
     "Measure mean and standard deviation of all images, in the form that mae_pretrain takes."
-    dataset = load_images(cfg.data, cfg.split, cfg.data_root, image_column=cfg.image_column, label_column=cfg.label_column)
+    dataset = _load(cfg)
     settle_channels(dataset)
     mean,std = channel_stats(dataset, None, cfg.num_workers)
-    told = '{:g},{:g}'.format(*dataset.value_range) if getattr(dataset, 'value_range', None) else ''
-    log(f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}' + (f' --value_range={told}' if told else ''))
+    flags = f'--mean {",".join(map(str, mean))} --std {",".join(map(str, std))}'
+    if getattr(dataset, 'value_range', None): flags += ' --value_range={:g},{:g}'.format(*dataset.value_range)
+    log(flags)

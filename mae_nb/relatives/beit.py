@@ -26,7 +26,7 @@ class SampleDropPath(nn.Module):
     ):
         super().__init__()
         self.drop_prob = drop_prob
-        self.u = None # Uniform numbers of the next pass, `(B,)`; from torch's generator if None
+        self.u = None # Uniform numbers of the next forward pass, `(B,)`; from torch's generator if None
 
     def forward(self,
         x:Tensor, # What the branch adds, `(B, N, D)`
@@ -52,7 +52,7 @@ class BEiTShape(ViTConfig):
 
 # %% ../../nbs/2_relatives/23a_beit.ipynb #6b9f8c81
 def _start(tensor):
-    "Normal with a standard deviation of 0.02, cut at one deviation, as in the release."
+    "Normal with a standard deviation of 0.02, truncated at one standard deviation, as in the release."
     nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
 
 class BEiT(Beit):
@@ -62,8 +62,10 @@ class BEiT(Beit):
         cfg:BEiTShape=BEiTShape(), # Shapes
     ):
         c = cfg
-        super().__init__(c.img_size, c.patch_size, c.in_chans, num_classes=0, global_pool='', embed_dim=c.embed_dim, depth=c.depth, num_heads=c.num_heads,
-                         mlp_ratio=c.mlp_ratio, norm_layer=layer_norm, init_values=c.layer_scale, use_abs_pos_emb=False, use_shared_rel_pos_bias=True)
+        super().__init__(c.img_size, c.patch_size, c.in_chans, num_classes=0, global_pool='', embed_dim=c.embed_dim,
+                         depth=c.depth, num_heads=c.num_heads,
+                         mlp_ratio=c.mlp_ratio, norm_layer=layer_norm, init_values=c.layer_scale, use_abs_pos_emb=False,
+                         use_shared_rel_pos_bias=True)
         self.cfg = cfg
         self.patch_size = c.patch_size
         self.grid = grid_size(c.img_size, c.patch_size)
@@ -86,7 +88,7 @@ def embed(self:BEiT,
     imgs:Tensor, # Normalised images, `(B, C, H, W)`
     mask:Tensor=None, # True where a patch is masked, `(B, L)`; none is, if not given
 )->Tensor: # Tokens with CLS first, `(B, 1+L, D)`
-    "Embed all patches, and put the mask token in the place of the masked ones; there are no positions."
+    "Embed all patches, and replace the masked ones by the mask token; there are no positional embeddings."
     x = self.patch_embed(imgs)
     if mask is not None: x = torch.where(mask.bool()[:,:,None], self.mask_token.to(x.dtype), x)
     return torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], 1)
@@ -120,7 +122,7 @@ def forward(self:BEiT,
     per_image:bool=False, # Average over the masked patches of each image first, then over images?
     drops:Tensor=None, # Uniform numbers for stochastic depth, `(B, depth, 2)`; from torch's generator if not given
 )->BEiTOutput: # `loss, logits`
-    "Predict the codes of masked patches; the loss is the mean of their cross-entropies, over the whole batch as in the release."
+    "Predict the codes of masked patches; the loss is their mean cross-entropy over the whole batch, as in the release."
     mask = mask.bool()
     x = self.norm(self.states(self.embed(imgs, mask), drops)[-1])
     logits = self.lm_head(x[:,1:][mask])

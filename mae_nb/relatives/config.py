@@ -16,10 +16,11 @@ from ..tasks.config import FinetuneConfig, RunConfig, default_model, resumable_f
 @dataclass(frozen=True)
 class RelativeConfig(RunConfig):
     "What the pre-training of every relative has."
-    augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop' # data augmentation; 'none' is the centre crop, 'color_jitter' comes on top of rand_crop
+    # data augmentation; 'none' is the centre crop, 'color_jitter' is added to rand_crop
+    augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop'
 
     def _in_unit(self, *names):
-        "Raise `ValueError` for a fraction that is not in [0, 1]."
+        "Raise `ValueError` for a fraction outside [0, 1]."
         for k in names:
             if not 0 <= getattr(self, k) <= 1: raise ValueError(f'{k} must be in [0, 1], got {getattr(self, k)}')
 
@@ -33,30 +34,35 @@ class PatchRelativeConfig(RelativeConfig):
 
 # %% ../../nbs/2_relatives/26_config.ipynb #1437a66a
 def _check_corruption(c):
-    "Raise `ValueError` for an amount of corruption that is none, and for emphasis where nothing is told apart."
-    if len(c.emphasis) != 2 or min(c.emphasis) < 0 or max(c.emphasis) == 0: raise ValueError(f'emphasis must be two weights, not below 0 and not both 0, got {c.emphasis}')
+    "Raise `ValueError` for an invalid amount of corruption, and for emphasis without effect."
+    if len(c.emphasis) != 2 or min(c.emphasis) < 0 or max(c.emphasis) == 0:
+        raise ValueError(f'emphasis must be two weights, not below 0 and not both 0, got {c.emphasis}')
     alpha,beta = c.emphasis
     if c.corruption.endswith('gaussian'):
-        if alpha != beta: raise ValueError(f'gaussian noise corrupts every number, so emphasis={c.emphasis} has nothing to tell apart: leave it out')
+        if alpha != beta:
+            raise ValueError(f'gaussian noise corrupts every value, so emphasis={c.emphasis} has no effect: '
+                             'leave it out')
         return
-    if not c.amount < 1: raise ValueError(f'amount is a fraction with corruption={c.corruption}, in [0, 1), got {c.amount}')
-    if c.amount == 0 and beta == 0: raise ValueError(f'emphasis={c.emphasis} counts corrupted inputs alone, and amount=0 corrupts none')
+    if not c.amount < 1:
+        raise ValueError(f'amount is a fraction with corruption={c.corruption}, in [0, 1), got {c.amount}')
+    if c.amount == 0 and beta == 0:
+        raise ValueError(f'emphasis={c.emphasis} counts corrupted inputs alone, and amount=0 corrupts none')
 
 # %% ../../nbs/2_relatives/26_config.ipynb #0517a99a
 @dataclass(frozen=True)
 class StackConfig(RelativeConfig):
-    "A stack of denoising autoencoders, trained layer by layer. The defaults train a small one on the bundled images in a minute, on a CPU."
+    "A stack of denoising autoencoders, trained layer by layer. The defaults take a minute on a CPU."
     output_dir:str = 'runs/stack' # folder of the run; a new one, unless resumed or overwritten
     img_size:tuple[int,int] = (28, 28) # image side or HxW, in pixels
     hidden:tuple[int,...] = (500, 500) # units of each layer, from the first on; the last is a multiple of 4
-    corruption:Literal['gaussian', 'masking', 'salt_pepper'] = 'masking' # how the input of the layer that is trained is corrupted
-    amount:float = 0.25 # fraction of the inputs that is corrupted; for gaussian, the standard deviation; 0 is a plain autoencoder
+    corruption:Literal['gaussian', 'masking', 'salt_pepper'] = 'masking' # corruption of the trained layer's input
+    amount:float = 0.25 # fraction of corrupted inputs; for gaussian, the standard deviation; 0: a plain autoencoder
     tied:bool = True # use the transpose of the encoder's weights in the decoder
-    loss:Literal['cross_entropy', 'squared'] = 'cross_entropy' # error of an input in [0, 1], with a sigmoid on the output; or the squared one, without
+    loss:Literal['cross_entropy', 'squared'] = 'cross_entropy' # with a sigmoid decoder; or squared, with a linear one
     emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other inputs
     epochs:int = 20 # training epochs of all layers together, the same for each
     batch_size:int = 64 # images per process and forward pass
-    blr:float = 1.28 # base learning rate of plain SGD: lr = blr * effective batch / 256; 0.1 for 20 images, as in the Deep Learning Tutorials
+    blr:float = 1.28 # base learning rate of plain SGD: lr = blr * effective batch / 256; 0.1 for 20 images
     warmup_epochs:float = 0. # epochs of linear warm-up, of each layer
     weight_decay:float = 0. # none: what regularises is the noise
     augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'none' # data augmentation, as in pre-training
@@ -66,25 +72,29 @@ class StackConfig(RelativeConfig):
         super().__post_init__()
         _check_corruption(self)
         if self.mean: raise ValueError('a stacked autoencoder takes pixels in [0, 1]: leave out mean and std')
-        if not self.hidden or min(self.hidden) < 1: raise ValueError(f'hidden must have the units of at least one layer, got {self.hidden}')
-        if self.epochs < len(self.hidden): raise ValueError(f'epochs={self.epochs} are shared by {len(self.hidden)} layers: give at least as many')
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f'hidden must have the units of at least one layer, got {self.hidden}')
+        if self.epochs < len(self.hidden):
+            raise ValueError(f'epochs={self.epochs} are shared by {len(self.hidden)} layers: give at least as many')
         for k in ('weight_decay', 'fsdp'):
-            if getattr(self, k): raise ValueError(f'{k} is not for layers that are trained one by one, got {getattr(self, k)}')
+            if getattr(self, k):
+                raise ValueError(f'{k} is not for layers that are trained one by one, got {getattr(self, k)}')
     def _at_least(self): return super()._at_least() | dict(amount=0)
 
 # %% ../../nbs/2_relatives/26_config.ipynb #ae0f24ac
 @dataclass(frozen=True)
 class DenoiseConfig(PatchRelativeConfig):
-    "A ViT as a denoising autoencoder: all patches are encoded, corrupted. The defaults train a small one on the bundled images in minutes, on a CPU."
+    "A ViT as a denoising autoencoder: all patches are encoded, corrupted. The defaults take minutes on a CPU."
     output_dir:str = 'runs/denoise' # folder of the run; a new one, unless resumed or overwritten
-    corruption:Literal['gaussian', 'masking', 'salt_pepper', 'pca_gaussian'] = 'gaussian' # how images are corrupted; pca_gaussian adds the noise to the principal components of patches (l-DAE)
-    of:Literal['patches', 'pixels'] = 'patches' # what is masked, or salt and pepper, as a whole; gaussian noise is of its own for each number
-    amount:float = 0.75 # fraction of the patches or pixels that is corrupted; for gaussian noise, the largest standard deviation, of normalised pixels; l-DAE has 1.414
-    noise_levels:Literal['uniform', 'single'] = 'uniform' # gaussian noise: a standard deviation for each image, uniform up to amount, or amount for all; l-DAE compares both
+    # how images are corrupted; pca_gaussian adds the noise to the principal components of patches (l-DAE)
+    corruption:Literal['gaussian', 'masking', 'salt_pepper', 'pca_gaussian'] = 'gaussian'
+    of:Literal['patches', 'pixels'] = 'patches' # units of masking and salt and pepper; gaussian noise is independent
+    amount:float = 0.75 # fraction of corrupted patches or pixels; for gaussian noise, the largest std; l-DAE has 1.414
+    noise_levels:Literal['uniform', 'single'] = 'uniform' # of gaussian noise: std uniform up to amount, or amount
     noise_weight:bool = True # gaussian noise: weight an image's error by 1/(1 + variance of its noise), as l-DAE does
     components:int = 4 # with pca_gaussian: principal components of a patch that are kept; l-DAE has 16 of 768
-    rest_weight:float = 0.1 # with pca_gaussian: weight of the error outside these components, as in l-DAE; 1 counts all pixels alike
-    emphasis:tuple[float,float] = (1., 1.) # weights of the error of corrupted and of other patches or pixels; (1, 0) is the loss of the masked autoencoder
+    rest_weight:float = 0.1 # with pca_gaussian: weight of the error outside the components; 1: equal weights
+    emphasis:tuple[float,float] = (1., 1.) # error weights of corrupted and of other patches or pixels; (1, 0) as in MAE
     norm_pix_loss:bool = False # predict normalised pixels
 
     def __post_init__(self):
@@ -92,17 +102,18 @@ class DenoiseConfig(PatchRelativeConfig):
         _check_corruption(self)
         self._in_unit('rest_weight')
         if self.norm_pix_loss and self.corruption == 'pca_gaussian' and self.rest_weight != 1:
-            raise ValueError(f'rest_weight={self.rest_weight} is about components of pixels, and norm_pix_loss predicts others: give rest_weight=1')
+            raise ValueError(f'rest_weight={self.rest_weight} is about components of pixels, and norm_pix_loss '
+                             'predicts others: give rest_weight=1')
     def _at_least(self): return super()._at_least() | dict(amount=0, components=1, rest_weight=0)
 
 # %% ../../nbs/2_relatives/26_config.ipynb #9469fbb3
 @dataclass(frozen=True)
 class IGPTConfig(RelativeConfig):
-    "A run of iGPT. The defaults train a small one on the bundled images in minutes, on a CPU."
+    "A run of iGPT. The defaults train a small model on the bundled images in minutes on a CPU."
     output_dir:str = 'runs/igpt' # folder of the run; a new one, unless resumed or overwritten
     img_size:tuple[int,int] = (14, 14) # image side or HxW, in pixels: each is one token; the paper has 32, 48 and 64
     colours:int = 16 # colours of the palette, which k-means finds; the paper has 512
-    objective:Literal['causal', 'bert'] = 'causal' # predict each pixel from those before it, or the masked ones from the others
+    objective:Literal['causal', 'bert'] = 'causal' # predict the next pixel, or masked pixels
     mask_ratio:float = 0.15 # with objective bert: probability that a pixel is masked
     embed_dim:int = 96 # width; 512 to 3072 in the paper
     depth:int = 4 # blocks; 24 to 60 in the paper
@@ -125,7 +136,7 @@ class IGPTConfig(RelativeConfig):
 # %% ../../nbs/2_relatives/26_config.ipynb #2380bdc8
 @dataclass(frozen=True)
 class MPPConfig(PatchRelativeConfig):
-    "Masked patch prediction, as in the ViT paper. The defaults train a small ViT on the bundled images in minutes, on a CPU."
+    "Masked patch prediction, as in the ViT paper. The defaults train a small ViT in minutes on a CPU."
     output_dir:str = 'runs/mpp' # folder of the run; a new one, unless resumed or overwritten
     mask_ratio:float = 0.5 # fraction of the patch embeddings that is corrupted
     replace_by_mask:float = 0.8 # fraction of these that the mask token replaces
@@ -137,21 +148,22 @@ class MPPConfig(PatchRelativeConfig):
         self._in_unit('replace_by_mask', 'replace_by_other')
         if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
         if self.replace_by_mask + self.replace_by_other > 1:
-            raise ValueError(f'replace_by_mask={self.replace_by_mask} and replace_by_other={self.replace_by_other} must be at most 1 together')
-
+            raise ValueError(f'replace_by_mask={self.replace_by_mask} and replace_by_other={self.replace_by_other} '
+                             'must be at most 1 together')
     def _at_least(self): return super()._at_least() | dict(bits=1)
 
 # %% ../../nbs/2_relatives/26_config.ipynb #44d69058
 @dataclass(frozen=True)
 class BEiTConfig(PatchRelativeConfig):
-    "A run of BEiT. The defaults train a small one on the bundled images in minutes, on a CPU; the tokenizer is to be given."
+    "A run of BEiT, with a given tokenizer. The defaults train a small model in minutes on a CPU."
     output_dir:str = 'runs/beit' # folder of the run; a new one, unless resumed or overwritten
     tokenizer:str|None = None # a run of mae_tokenizer, or a file with the state_dict of DALL-E's encoder
-    mask_ratio:float = 75/196 # fraction of masked patches, for blocks the largest: 75 of 196 in BEiT's code, 0.4 in its text
-    mask_sampling:Literal['block', 'block_paper', 'random'] = 'block' # how masked patches are drawn: blocks as in BEiT's code, as in the paper's text, or at random
+    mask_ratio:float = 75/196 # masking ratio, for blocks the largest: 75 of 196 in BEiT's code, 0.4 in its paper
+    # blocks as in BEiT's code, blocks as in its paper, or random patches
+    mask_sampling:Literal['block', 'block_paper', 'random'] = 'block'
     min_block:int|None = None # smallest area of a block, in patches; 16 of 196, in proportion, if not given
     layer_scale:float = 0.1 # initial value of the layer scale; 1e-5 for ViT-L
-    drop_path:float = 0. # stochastic depth: probability that the last block's branches are dropped; rises linearly from 0
+    drop_path:float = 0. # stochastic depth: drop probability of the last block; rises linearly from 0
     min_lr:float = 1e-5 # learning rate at the end
     clip_grad:float|None = 3. # largest norm of the gradient; 1 for ViT-L
     betas:tuple[float,float] = (0.9, 0.999) # AdamW's
@@ -161,7 +173,8 @@ class BEiTConfig(PatchRelativeConfig):
         if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
         if not self.layer_scale > 0: raise ValueError(f'layer_scale must be above 0, got {self.layer_scale}')
         if not self.drop_path < 1: raise ValueError(f'drop_path must be below 1, got {self.drop_path}')
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas): raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
 
     def _at_least(self): return super()._at_least() | dict(min_block=1, layer_scale=0, drop_path=0)
 
@@ -169,7 +182,7 @@ class BEiTConfig(PatchRelativeConfig):
 @dataclass(frozen=True)
 class TextConfig:
     "What a training run on text has."
-    data:str = 'austen' # 'austen' (openings of six novels, bundled), 'bible' (Debian's package bible-kjv), or a text file
+    data:str = 'austen' # 'austen' (six novels, bundled), 'bible' (Debian's package bible-kjv), or a text file
     output_dir:str = 'runs/text' # folder of the run; a new one, unless resumed or overwritten
     overwrite:bool = False # replace the run that is in output_dir
     resume:str|None = None # 'auto' continues the run in output_dir, if there is one; or a checkpoint to start from
@@ -194,7 +207,7 @@ class TextConfig:
 # %% ../../nbs/2_relatives/26_config.ipynb #98b6e459
 @dataclass(frozen=True)
 class BertConfig(TextConfig):
-    "A run of BERT: masked-language modelling. The defaults train a small one on the openings of six novels in minutes, on a CPU."
+    "A run of BERT: masked language modelling. The defaults train a small model on six novels in minutes on a CPU."
     output_dir:str = 'runs/bert' # folder of the run; a new one, unless resumed or overwritten
     mask_ratio:float = 0.15 # masking ratio: fraction of the words that is masked
     replace_by_mask:float = 0.8 # fraction of the masked words that [MASK] replaces; 1 is the analogue of masked patches
@@ -220,9 +233,10 @@ class BertConfig(TextConfig):
 
 # %% ../../nbs/2_relatives/26_config.ipynb #fc5d56f2
 def _check_bert(c):
-    "Raise `ValueError` for values that can't be, or contradict each other."
+    "Raise `ValueError` for invalid or contradictory values."
     for k in ('data', 'output_dir', 'resume', 'device'): to_text(c, k)
-    ones = 'epochs max_steps batch_size accum_iter effective_batch embed_dim depth num_heads eval_every log_every save_every keep_checkpoints milestone_epochs'
+    ones = ('epochs max_steps batch_size accum_iter effective_batch embed_dim depth num_heads '
+            'eval_every log_every save_every keep_checkpoints milestone_epochs')
     zeros = 'blr min_lr warmup_epochs weight_decay clip_grad ema_decay seed'
     check_fields(c, dict.fromkeys(ones.split(), 1) | dict.fromkeys(zeros.split(), 0) | dict(seq_len=2, vocab_size=4))
     if c.embed_dim % c.num_heads: raise ValueError(f'embed_dim={c.embed_dim} is no multiple of num_heads={c.num_heads}')
@@ -231,14 +245,16 @@ def _check_bert(c):
     if not 1 <= int(c.seq_len*(1 - c.mask_ratio)) < c.seq_len:
         raise ValueError(f'mask_ratio={c.mask_ratio} must mask some of the {c.seq_len} words, not all')
     if min(c.replace_by_mask, c.replace_by_other) < 0 or c.replace_by_mask + c.replace_by_other > 1:
-        raise ValueError(f'replace_by_mask and replace_by_other are fractions of the masked words, got {c.replace_by_mask} and {c.replace_by_other}')
-    if c.ema_decay is not None and not c.ema_decay < 1: raise ValueError(f'ema_decay must be below 1, got {c.ema_decay}')
+        raise ValueError(f'replace_by_mask and replace_by_other are fractions of the masked words, got '
+                         f'{c.replace_by_mask} and {c.replace_by_other}')
+    if c.ema_decay is not None and not c.ema_decay < 1:
+        raise ValueError(f'ema_decay must be below 1, got {c.ema_decay}')
     if c.clip_grad == 0: raise ValueError('clip_grad must be above 0: leave it out, and nothing is clipped')
     if c.resume and c.overwrite: raise ValueError('resume continues a run, overwrite removes it: give one of them')
 
 # %% ../../nbs/2_relatives/26_config.ipynb #79aa6df6
 @dataclass(frozen=True)
 class TuneConfig(FinetuneConfig):
-    "A classifier on the encoder of any relative. The defaults fine-tune a small one on the bundled images in minutes, on a CPU."
+    "A classifier on the encoder of any relative. The defaults fine-tune a small one in minutes on a CPU."
     encoder:str|None = None # the run of a relative, or of a masked autoencoder
     output_dir:str = 'runs/tune' # folder of the run; a new one, unless resumed or overwritten

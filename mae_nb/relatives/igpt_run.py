@@ -31,7 +31,7 @@ def training_palette(
     seed:int=0, # Seed of k-means
     most:int=1000, # Images to look at, evenly spread
 )->Tensor: # `(K, C)`
-    "Find the palette of a training set, on the crops that its first epoch has; raise `ValueError` if no image can be read."
+    "Fit the palette of a training set to crops of its first epoch; raise `ValueError` if no image can be read."
     ids = torch.linspace(0, len(dataset) - 1, min(most, len(dataset))).long().tolist()
     found = [catch_corrupt(dataset.__getitem__, (0, i)) for i in ids]
     imgs = [x[0] for x in found if not isinstance(x, CorruptImage)]
@@ -70,7 +70,8 @@ class IGPTTask(ImageTask):
         self.test = with_channels(self.load('test'), shape.in_chans, shape.value_range)
         self.set_data(images, self.test)
         N = math.prod(shape.img_size)
-        self.dataset = PretrainDataset(images, shape.img_size, N, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
+        self.dataset = PretrainDataset(images, shape.img_size, N, c.seed, scale=(c.crop_scale_min, 1.), flip=c.flip,
+                                       kind=c.augment, image_backend=c.image_backend)
         self.set_steps(len(images))
         seed_all(c.seed)
         self.model = ImageGPT(shape)
@@ -86,7 +87,8 @@ class IGPTTask(ImageTask):
         c = self.cfg
         in_chans = image_channels(c, images)
         mean,std = (c.mean, c.std) if c.mean else channel_stats(images)
-        return IGPTShape(img_size=c.img_size, in_chans=in_chans, embed_dim=c.embed_dim, depth=c.depth, num_heads=c.num_heads, mean=mean, std=std,
+        return IGPTShape(img_size=c.img_size, in_chans=in_chans, embed_dim=c.embed_dim, depth=c.depth,
+                         num_heads=c.num_heads, mean=mean, std=std,
                          value_range=getattr(images, 'value_range', None), colours=c.colours, objective=c.objective)
 
 # %% ../../nbs/2_relatives/21b_igpt_run.ipynb #2f30d804
@@ -105,8 +107,10 @@ def evaluate(self:IGPTTask, model, step=None):
     "Nats per pixel of the test images."
     c,training = self.cfg,model.training
     model.eval()
-    nats,_ = predict_all(lambda imgs: image_nats(model, imgs, self.masks), self.test, model.cfg, self.dist.device, self.dist,
-                         batch_size=c.batch_size, num_workers=c.num_workers, image_backend=c.image_backend, precision=self.precision)
+    nats,_ = predict_all(lambda imgs: image_nats(model, imgs, self.masks), self.test, model.cfg, self.dist.device,
+                         self.dist,
+                         batch_size=c.batch_size, num_workers=c.num_workers, image_backend=c.image_backend,
+                         precision=self.precision)
     model.train(training)
     return dict(test_nats=nats.mean().item())
 
@@ -114,7 +118,8 @@ def evaluate(self:IGPTTask, model, step=None):
 def summary(self:IGPTTask):
     c,m = self.cfg,self.model.cfg
     params = sum(p.numel() for p in self.model.parameters())
-    return (f'model    iGPT, {c.objective}: {params/1e6:.3g} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels of {m.colours} colours, {m.in_chans} channels\n'
+    return (f'model    iGPT, {c.objective}: {params/1e6:.3g} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels of '
+            f'{m.colours} colours, {m.in_chans} channels\n'
             f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}, mean {m.mean}, std {m.std}\n'
             f'{self.plan}\n{self.schedule_summary()}\n'
             f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')

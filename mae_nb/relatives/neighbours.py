@@ -40,7 +40,8 @@ def harmonic_fill(
     most:int=1000, # Iterations, at most
 )->Tensor: # Images, `(B, C, H, W)`
     "Fill in pixels so that each is the mean of its neighbours, by conjugate gradients."
-    if hidden.bool().flatten(1).all(1).any(): raise ValueError('an image without a visible pixel leaves nothing to interpolate')
+    if hidden.bool().flatten(1).all(1).any():
+        raise ValueError('an image without a visible pixel leaves nothing to interpolate')
     h = hidden[:,None].to(imgs)
     x = imgs*(1 - h)
     r = -h*_laplace(x)
@@ -61,8 +62,8 @@ def harmonic_fill(
 def autocovariance(
     imgs:Tensor, # Images, `(N, C, H, W)`
     mean:float=None, # Their mean; measured if not given
-)->Tensor: # `(2*H, 2*W)`: entry `[y, x]` for two pixels `(y, x)` apart; negative numbers count from the end, as they do for lists
-    "Measure the covariance of two pixels of a channel against the way between them, with less weight for far ones, of which there are fewer pairs."
+)->Tensor: # `(2*H, 2*W)`: entry `[y, x]` for pixels `(y, x)` apart; negative indices count from the end
+    "Measure the covariance of two pixels of a channel by their offset; biased, so far offsets have less weight."
     H,W = imgs.shape[-2:]
     x = imgs.double() - (imgs.double().mean() if mean is None else mean)
     return (torch.fft.ifft2(torch.fft.fft2(x, s=(2*H, 2*W)).abs().square().mean((0, 1))).real/(H*W)).float()
@@ -99,7 +100,7 @@ def linear_fill(
 # %% ../../nbs/2_relatives/25c_neighbours.ipynb #6d3a966c
 def nearest_words(
     mask:Tensor, # 1 = masked, `(B, T)`
-)->tuple[Tensor,Tensor]: # Positions of the nearest visible word to the left and to the right, `(B, T)` each; -1 and `T` if there is none
+)->tuple[Tensor,Tensor]: # Of the nearest visible word on the left and right, `(B, T)`; -1 and `T` if none
     "Find the neighbours of each word that are visible; a visible word is its own."
     T = mask.shape[1]
     at = torch.arange(T, device=mask.device).expand_as(mask)
@@ -112,7 +113,7 @@ class Bigrams:
     "Words from the nearest visible ones on both sides and their distances, by counts of pairs."
     def __init__(self,
         data:TextDataset, # Training sequences
-        reach:int=4, # Largest distance at which pairs are counted; a farther neighbour tells nothing
+        reach:int=4, # Largest distance at which pairs are counted; farther neighbours are ignored
         strength:float=20., # Weight of the frequencies, in pairs: `kappa`
     ):
         V = len(data.vocab)
@@ -131,7 +132,7 @@ class Bigrams:
         "Smooth the counts of one neighbour with the frequencies."
         k = distance.clamp(max=self.reach) - 1
         counts = self.pairs[k,words] if after else self.pairs[k,:,words]
-        counts.mul_((distance <= self.reach)[:,None])  # in place: what is indexed by tensors is a copy
+        counts.mul_((distance <= self.reach)[:,None])  # in place, since indexing by tensors makes a copy
         total = counts.sum(1, keepdim=True) + self.strength
         return counts.add_(self.strength*self.p).div_(total).log_()
 
@@ -189,7 +190,7 @@ def text_baselines(
     mask_ratio:float, # Fraction of the words that is masked
     seed:int=0, # Of the masks
     pairs:Bigrams=None, # Of the training text; counted if not given
-)->dict: # For `copy` and `bigrams`: `nats`, `accuracy`, and the fractions `removed` (of the entropy) and `explained` (of the variance)
+)->dict: # For `copy` and `bigrams`: `nats`, `accuracy`, and the fractions `removed` and `explained`
     "Predict masked words without an encoder."
     pairs = pairs or Bigrams(train)
     generator = torch.Generator().manual_seed(seed)
@@ -197,7 +198,8 @@ def text_baselines(
     def copies(ids, mask):
         left,right = nearest_words(mask)
         at = torch.arange(ids.shape[1])
-        far = torch.where(left < 0, test.seq_len, at - left) <= torch.where(right == test.seq_len, test.seq_len, right - at)
+        far = (torch.where(left < 0, test.seq_len, at - left)
+               <= torch.where(right == test.seq_len, test.seq_len, right - at))
         return ids.gather(1, torch.where(far, left.clamp(min=0), right.clamp(max=test.seq_len - 1)))[mask.bool()]
     sample = train.ids[:2000]
     before = masks(len(sample))
@@ -207,4 +209,5 @@ def text_baselines(
     copied = copies(test.ids, mask)
     copy = (1 - often)*pairs.p.expand(len(target), -1)
     copy = copy.scatter_add(1, copied[:,None], often.expand(len(target), 1)).log()
-    return {k: explained_words(word_errors(q, target), target, pairs.p) for k,q in dict(copy=copy, bigrams=pairs(test.ids, mask)).items()}
+    return {k: explained_words(word_errors(q, target), target, pairs.p)
+            for k,q in dict(copy=copy, bigrams=pairs(test.ids, mask)).items()}

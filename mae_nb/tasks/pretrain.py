@@ -32,12 +32,15 @@ def model_config(
     dataset, # Training images
     tokenizer:DVAEConfig=None, # Sizes of the tokenizer, with target token
 )->MAEConfig: # Shapes from the preset and the images, normalisation as given or measured on the images
-    "Settle the configuration of a model that starts from random weights."
+    "Make the configuration of a model that starts from random weights."
     in_chans = image_channels(cfg, dataset)
     mean,std = (cfg.mean, cfg.std) if cfg.mean else channel_stats(dataset)
-    changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None), norm_pix_loss=cfg.norm_pix_loss, loss_on=cfg.loss_on,
-                   encoder_mask_tokens=cfg.encoder_mask_tokens, decoder_cross=cfg.decoder_cross, predict_ratio=cfg.predict_ratio, target=cfg.target, tokenizer=tokenizer)
-    for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'pca_components'):
+    changes = dict(in_chans=in_chans, mean=mean, std=std, value_range=getattr(dataset, 'value_range', None),
+                   tokenizer=tokenizer)
+    for k in 'norm_pix_loss loss_on encoder_mask_tokens decoder_cross predict_ratio target'.split():
+        changes[k] = getattr(cfg, k)
+    for k in ('img_size', 'patch_size', 'num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads',
+              'pca_components'):
         if getattr(cfg, k): changes[k] = getattr(cfg, k)
     return mae_config(cfg.model, **changes)
 
@@ -72,12 +75,13 @@ class PretrainTask(ImageTask):
             self.inputs['tokenizer'] = weights_id(tokenizer)
         self.start = load_init(model, w) if w else f'{c.init_from}, not read again: the run continues'
         self.model = self.place(model)
-        grid = self.model.grid
-        L = math.prod(grid)
+        L = math.prod(grid := self.model.grid)
         for n in (L, math.prod(grid_size(c.small_size, model_cfg.patch_size))) if c.small_size else (L,):
-            if num_keep(n, c.mask_ratio) == n: raise ValueError(f'mask_ratio={c.mask_ratio} masks none of {n} patches: raise it')
-        self.dataset = PretrainDataset(images, model_cfg.img_size, L, c.seed, c.masks_per_image, mask_scores(c.mask_sampling, grid, c.mask_ratio),
-                                       scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
+            if num_keep(n, c.mask_ratio) == n:
+                raise ValueError(f'mask_ratio={c.mask_ratio} masks none of {n} patches: raise it')
+        how = dict(scale=(c.crop_scale_min, 1.), flip=c.flip, kind=c.augment, image_backend=c.image_backend)
+        self.dataset = PretrainDataset(images, model_cfg.img_size, L, c.seed, c.masks_per_image,
+                                       mask_scores(c.mask_sampling, grid, c.mask_ratio), **how)
         self.set_steps(len(images), c.masks_per_image)
         self.flops_per_image = 3*forward_flops(model_cfg, c.mask_ratio)
         if model_cfg.target == 'token': self.flops_per_image += self.model.target.flops(grid)
@@ -98,7 +102,8 @@ class PretrainTask(ImageTask):
     def shrunk(self, imgs, scores):
         "Resize images `(B, C, H, W)` to `small_size`, and keep as many scores as there are patches then."
         h,w = grid_size(self.cfg.small_size, self.model.patch_size)
-        imgs = F.interpolate(normalise(imgs, None, None), self.cfg.small_size, mode='bicubic', antialias=True).clamp(0, 1)
+        imgs = normalise(imgs, None, None)
+        imgs = F.interpolate(imgs, self.cfg.small_size, mode='bicubic', antialias=True).clamp(0, 1)
         return imgs, scores[...,:h*w]
 
     def fit_target(self, most=500):
@@ -109,7 +114,7 @@ class PretrainTask(ImageTask):
         self.model.target.fit(self.model.to_patches(normalise(imgs, *self.stats))[0])
 
     def loss(self, forward, batch):
-        "Error of the masked patches, the mean over a batch of images `(B, C, H, W)` and scores `(B, L)` or `(B, masks, L)`."
+        "Mean error of the masked patches of images `(B, C, H, W)` with scores `(B, L)` or `(B, masks, L)`."
         imgs,scores = (t.to(self.dist.device, non_blocking=True) for t in batch)
         if scores.ndim == 3:  # one row per mask
             imgs = imgs.repeat_interleave(scores.shape[1], 0)
@@ -126,7 +131,8 @@ class PretrainTask(ImageTask):
         from mae_nb.evaluate.watch import FeatureProbes, ReconstructionStrip  # and matplotlib: only where they are used
         c,m = self.cfg,self.model.cfg
         test = with_channels(self.load('test'), m.in_chans, m.value_range)
-        how = dict(batch_size=c.batch_size, num_workers=c.num_workers, precision=self.precision, image_backend=c.image_backend)
+        how = dict(batch_size=c.batch_size, num_workers=c.num_workers, precision=self.precision,
+                   image_backend=c.image_backend)
         self.probes = FeatureProbes(images, test, c.eval_images, c.seed, **how)
         self.strip = ReconstructionStrip(images if test is None else test, m, c.mask_ratio, c.seed)
         self.eval_steps = c.eval_every*self.steps_per_epoch
@@ -142,11 +148,14 @@ class PretrainTask(ImageTask):
         params = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         masks = f' ({c.masks_per_image} masks per image)' if c.masks_per_image > 1 else ''
         shards = self.dist.size if c.fsdp else 1
-        memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, c.ema_decay is not None)
+        ema = c.ema_decay is not None
+        memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, ema)
         h,w = self.model.grid
         start = f'start    {self.start}\n' if c.init_from else ''
-        return (f'{start}model    {c.model or "as init_from"}: {params/1e6:.2f} M parameters, {m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
-                f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, mean {m.mean}, std {m.std}\n'
+        return (f'{start}model    {c.model or "as init_from"}: {params/1e6:.2f} M parameters, '
+                f'{m.img_size[0]}x{m.img_size[1]} pixels, {m.in_chans} channels, {h}x{w} patches\n'
+                f'data     {c.data}: {len(self.dataset)} images{self.decoder_name()}{masks}, '
+                f'mean {m.mean}, std {m.std}\n'
                 f'{self.plan}\n'
                 f'{self.schedule_summary()}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step; about {memory:.2g} GiB')

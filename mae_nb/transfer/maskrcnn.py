@@ -25,7 +25,8 @@ from ..data.datasets import normalise
 from ..model.cost import count_flops
 from ..train.checkpoint import load_strict
 from .jitter import jitter_size
-from .pyramid import DenseViTConfig, SimpleFeaturePyramid, SubsetPyramid, feature_maps, make_backbone, strides
+from .pyramid import DenseViTConfig, SimpleFeaturePyramid, SubsetPyramid
+from .pyramid import feature_maps, make_backbone, strides
 
 # %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #084cba85
 class PatchAnchors(AnchorGenerator):
@@ -36,11 +37,12 @@ class PatchAnchors(AnchorGenerator):
         ratios:tuple=(0.5, 1., 2.), # Heights over widths
     ):
         self.strides = [s*patch_size/16 for s in (*strides, 2*strides[-1])]
-        super().__init__(tuple((scale*patch_size*2**i,) for i in range(len(self.strides))), (tuple(ratios),)*len(self.strides))
+        super().__init__(tuple((scale*patch_size*2**i,) for i in range(len(self.strides))),
+                         (tuple(ratios),)*len(self.strides))
 
     def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device='cpu'):
         "Boxes around the origin, not rounded."
-        size,ratio = torch.tensor(scales, dtype=dtype, device=device), torch.tensor(aspect_ratios, dtype=dtype, device=device)
+        size,ratio = (torch.tensor(v, dtype=dtype, device=device) for v in (scales, aspect_ratios))
         w,h = ((size*r[:,None]).flatten() for r in (ratio**-0.5, ratio**0.5))
         return torch.stack([-w, -h, w, h], 1)/2
 
@@ -64,7 +66,7 @@ class AlignedPooling(MultiScaleRoIAlign):
         sides = box_area(boxes).clamp(min=1e-6).sqrt()
         return (2 + (sides/(14*self.patch_size)).log2() + 1e-6).floor().clamp(0, len(strides) - 1).long()
 
-    def forward(self, x:dict, boxes:list, image_shapes=None)->Tensor: # Maps by name, boxes `(n, 4)` of each image; `(N, C, size, size)`
+    def forward(self, x:dict, boxes:list, image_shapes=None)->Tensor: # Maps by name, boxes `(n, 4)` by image
         "Cut boxes out of the maps."
         rois = torch.cat([torch.cat([torch.full_like(b[:,:1], i), b], 1) for i,b in enumerate(boxes)]).float()
         out = x['0'].new_zeros(len(rois), x['0'].shape[1], *self.output_size)
@@ -72,7 +74,8 @@ class AlignedPooling(MultiScaleRoIAlign):
         for i,name in enumerate(self.featmap_names):
             mine = (level == i).nonzero()[:,0]
             scale = 16/(strides[i]*self.patch_size)
-            out[mine] = roi_align(x[name].float(), rois[mine], self.output_size, scale, self.sampling_ratio, aligned=True).to(out.dtype)
+            out[mine] = roi_align(x[name].float(), rois[mine], self.output_size, scale, self.sampling_ratio,
+                                  aligned=True).to(out.dtype)
         return out
 
 # %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #3a92fa18
@@ -80,9 +83,10 @@ class AlignedPooling(MultiScaleRoIAlign):
 class DetectorConfig(DenseViTConfig):
     "A detector's architecture; saved next to its weights. The defaults are ViTDet's."
     classes:tuple = ('object',) # Names of the classes
-    category_ids:tuple|None = None # Numbers of the classes in the files of the data set; 1, 2, ... if not given
+    category_ids:tuple|None = None # Ids of the classes in the files of the data set; 1, 2, ... if not given
     masks:bool = True # Predict masks, too (Mask R-CNN)? Else boxes alone (Faster R-CNN)
-    pyramid:Literal['simple', 'subsets'] = 'simple' # Maps made of the last map (ViTDet), or of four depths (appendix A.3)
+    # Maps made of the last map (ViTDet), or of four depths (appendix A.3)
+    pyramid:Literal['simple', 'subsets'] = 'simple'
     channels:int = 256 # Width of the maps
     box_dim:int = 1024 # Width of the linear layer on each box
     anchor_scale:float = 2. # Size of the smallest anchors, in patches
@@ -99,13 +103,18 @@ class DetectorConfig(DenseViTConfig):
         object.__setattr__(self, 'category_ids', tuple(ids))
         if not self.classes: raise ValueError('a detector needs the names of its classes, and got none')
         if len(self.category_ids) != len(set(self.category_ids)) or len(self.category_ids) != len(self.classes):
-            raise ValueError(f'each of {len(self.classes)} classes needs a number of its own, got category_ids={self.category_ids[:9]}')
+            raise ValueError(f'{len(self.classes)} classes need different ids, got '
+                             f'category_ids={self.category_ids[:9]}')
         if self.kind != 'detection': raise ValueError(f'kind must be detection, got {self.kind}')
-        if len(set(self.img_size)) > 1: raise ValueError(f'detectors take a square that images are scaled into, got img_size={self.img_size}')
-        if min(self.img_size) < 2*self.patch_size: raise ValueError(f'img_size={self.img_size} has fewer than 2x2 patches of {self.patch_size} pixels')
+        if len(set(self.img_size)) > 1:
+            raise ValueError(f'detectors take a square that images are scaled into, got img_size={self.img_size}')
+        if min(self.img_size) < 2*self.patch_size:
+            raise ValueError(f'img_size={self.img_size} has fewer than 2x2 patches of {self.patch_size} pixels')
         if not self.anchor_scale > 0: raise ValueError(f'anchor_scale must be above 0, got {self.anchor_scale}')
-        if not 0 <= self.score_threshold < 1: raise ValueError(f'score_threshold must be in [0, 1), got {self.score_threshold}')
-        if self.pyramid == 'subsets' and self.depth < 4: raise ValueError(f'pyramid subsets takes four depths, and depth is {self.depth}')
+        if not 0 <= self.score_threshold < 1:
+            raise ValueError(f'score_threshold must be in [0, 1), got {self.score_threshold}')
+        if self.pyramid == 'subsets' and self.depth < 4:
+            raise ValueError(f'pyramid subsets takes four depths, and depth is {self.depth}')
 
 # %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #5a7e52a4
 class FitSquare(GeneralizedRCNNTransform):
@@ -138,11 +147,14 @@ def make_rcnn(
         image_mean=list(c.mean or [0.]*c.in_chans), image_std=list(c.std or [1.]*c.in_chans),
         rpn_anchor_generator=anchors, rpn_head=RPNHead(w, anchors.num_anchors_per_location()[0], conv_depth=2),
         rpn_pre_nms_top_n_train=2*c.proposals, rpn_pre_nms_top_n_test=c.proposals,
-        rpn_post_nms_top_n_train=c.proposals, rpn_post_nms_top_n_test=c.proposals, rpn_batch_size_per_image=c.rpn_samples,
-        box_roi_pool=AlignedPooling(c.patch_size, 7), box_head=FastRCNNConvFCHead((w, 7, 7), [w]*4, [c.box_dim], norm_layer=LayerNorm2d),
+        rpn_post_nms_top_n_train=c.proposals, rpn_post_nms_top_n_test=c.proposals,
+        rpn_batch_size_per_image=c.rpn_samples,
+        box_roi_pool=AlignedPooling(c.patch_size, 7),
+        box_head=FastRCNNConvFCHead((w, 7, 7), [w]*4, [c.box_dim], norm_layer=LayerNorm2d),
         box_predictor=FastRCNNPredictor(c.box_dim, classes), box_batch_size_per_image=c.box_samples,
         box_detections_per_img=c.detections, box_score_thresh=c.score_threshold)
-    masks = dict(mask_roi_pool=AlignedPooling(c.patch_size, 14), mask_head=MaskRCNNHeads(w, [w]*4, 1, norm_layer=LayerNorm2d),
+    masks = dict(mask_roi_pool=AlignedPooling(c.patch_size, 14),
+                 mask_head=MaskRCNNHeads(w, [w]*4, 1, norm_layer=LayerNorm2d),
                  mask_predictor=MaskRCNNPredictor(w, w, classes)) if c.masks else {}
     net = (MaskRCNN if c.masks else FasterRCNN)(PyramidBackbone(c), **how, **masks)
     net.transform = FitSquare(side, side, how['image_mean'], how['image_std'], size_divisible=side)
@@ -176,7 +188,8 @@ class Detector(nn.Module):
         imgs = [normalise(x, None, None) for x in imgs]
         if self.training: return self.rcnn(imgs, [dict(t, labels=t['labels'] + 1) for t in targets])
         found = self.rcnn(imgs)
-        return [dict(f, labels=f['labels'] - 1) | (dict(masks=f['masks'][:,0] > 0.5) if 'masks' in f else {}) for f in found]
+        return [dict(f, labels=f['labels'] - 1) | (dict(masks=f['masks'][:,0] > 0.5) if 'masks' in f else {})
+                for f in found]
 
 # %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #31e48004
 def detector_flops(
@@ -201,6 +214,7 @@ def load_detector(
     "Load a detector strictly; raise `ValueError` for the folder of another model."
     folder = weights_folder(folder)
     sizes = read_json(folder/'model.json')
-    if 'anchor_scale' not in sizes: raise ValueError(f'{folder} holds no detector: its model.json has {", ".join(list(sizes)[:5])}, ...')
+    if 'anchor_scale' not in sizes:
+        raise ValueError(f'{folder} holds no detector: its model.json has {", ".join(list(sizes)[:5])}, ...')
     model = Detector(DetectorConfig(**sizes))
     return load_strict(model, read_tensors(folder/f'{"ema" if use_ema else "model"}.safetensors')).eval()

@@ -35,11 +35,14 @@ class QueryHead(nn.Module):
         self.norm = layer_norm(D)
         self.classify = nn.Linear(D, cfg.num_classes + 1)
         self.mask_mlp = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, D), nn.GELU(), nn.Linear(D, D))
-        def enlarge(): return nn.ConvTranspose2d(D, D, 2, 2), nn.GELU(), nn.Conv2d(D, D, 3, padding=1, groups=D, bias=False), LayerNorm2d(D)
+        def enlarge():
+            return (nn.ConvTranspose2d(D, D, 2, 2), nn.GELU(), nn.Conv2d(D, D, 3, padding=1, groups=D, bias=False),
+                    LayerNorm2d(D))
         self.enlarge = nn.Sequential(*enlarge(), *enlarge())
         self.register_buffer('mask_prob', torch.ones(cfg.query_blocks))  # how often attention is masked, in each block
 
-    def read(self, x:Tensor)->tuple: # Of states `(B, Q+1+L, D)`: mask logits `(B, Q, 4h, 4w)`, class logits `(B, Q, K+1)`
+    # Of states `(B, Q+1+L, D)`: logits of masks `(B, Q, 4h, 4w)`, classes `(B, Q, K+1)`
+    def read(self, x:Tensor)->tuple:
         "What the queries say."
         x = self.norm(x)
         queries,patches = x[:,:self.num_queries], x[:,self.num_queries + 1:]
@@ -56,7 +59,7 @@ class QueryHead(nn.Module):
         bias[:,:Q,Q + 1:] = torch.where(seen, 0., -1e9)
         return bias[:,None]
 
-    def forward(self, backbone:nn.Module, imgs:Tensor)->list: # What queries say before each block with masked attention, and at the end
+    def forward(self, backbone:nn.Module, imgs:Tensor)->list: # Outputs before each block with queries, and at the end
         x = backbone.patch_embed(imgs)
         x = backbone.pos_drop(torch.cat([backbone.cls_token.expand(len(x), -1, -1), x], 1) + backbone.pos_embed)
         said = []
@@ -75,7 +78,8 @@ class QueryHead(nn.Module):
     def logits(self, said): # `(B, K, H, W)`: scores at the size of the image
         masks,classes = said[-1]
         return query_scores(resize_maps(masks.float(), self.img_size), classes.float())
-    def loss(self, said, labels): return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in said)
+    def loss(self, said, labels):
+        return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in said)
 
 # %% ../../nbs/3_transfer/32f_query.ipynb #80f67669
 def mask_costs(
@@ -94,7 +98,7 @@ def assign(
     classes:Tensor, # Logits, `(Q, K+1)`
     targets:Tensor, # Masks, `(k, n)`
     labels:Tensor, # Their classes, `(k,)`
-)->tuple[Tensor,Tensor]: # Numbers of queries, and of the targets that they are given
+)->tuple[Tensor,Tensor]: # Indices of queries, and of the targets that they are assigned
     "Assign queries to masks, at the least total cost (32f.2)."
     try: from scipy.optimize import linear_sum_assignment
     except ImportError as e: raise ValueError("head=query needs an extra: pip install 'mae_nb[query]'") from e
@@ -111,7 +115,8 @@ def query_loss(
     "Loss of Mask2Former: cross-entropy of classes, times 2, BCE and dice of assigned masks, times 5 each."
     B,Q,n = classes.shape
     none = n - 1
-    small = F.interpolate(labels[:,None].float(), masks.shape[2:], mode='nearest')[:,0].long().flatten(1)  # compared at the mask's size
+    # compared at the mask's size
+    small = F.interpolate(labels[:,None].float(), masks.shape[2:], mode='nearest')[:,0].long().flatten(1)
     wanted = torch.full((B, Q), none, device=masks.device)
     parts = [0.*masks.sum()]
     count = 0

@@ -63,14 +63,15 @@ class UperNetHead(nn.Module):
         maps:list, # `(B, dims[i], h_i, w_i)`, the finest first
     )->Tensor: # Logits, `(B, num_classes, h_0, w_0)`
         levels = [lateral(x) for lateral,x in zip(self.lateral, maps)] + [self.pool(maps[-1])]
-        for i in reversed(range(len(levels) - 1)): levels[i] = levels[i] + resize_maps(levels[i + 1], levels[i].shape[2:])  # (32b.1)
+        for i in reversed(range(len(levels) - 1)): # (32b.1)
+            levels[i] = levels[i] + resize_maps(levels[i + 1], levels[i].shape[2:])
         levels[:-1] = [smooth(x) for smooth,x in zip(self.smooth, levels)]
         joined = torch.cat([resize_maps(x, levels[0].shape[2:]) for x in levels], 1)
         return self.classify(self.dropout(self.join(joined)))
 
 class FCNHead(nn.Module):
     "Logits from one map: the auxiliary head."
-    def __init__(self, dim:int, num_classes:int, channels:int=256, dropout:float=0.1): # Channels of the map; as for `UperNetHead`
+    def __init__(self, dim:int, num_classes:int, channels:int=256, dropout:float=0.1): # As for `UperNetHead`
         super().__init__()
         self.conv = ConvNormAct(dim, channels, 3)
         self.dropout = nn.Dropout2d(dropout)
