@@ -411,7 +411,7 @@ def test_what_other_layouts_cannot_tell(tmp_path, change):
     "An autoencoder that does something else than the release's is not written in its layout; its encoder is."
     run = pretrain(PretrainConfig(output_dir=str(tmp_path/'run'), max_steps=1, batch_size=8, device='cpu', **change), lambda line: None)
     for to in 'official', 'hf':
-        with pytest.raises(ValueError, match=f'cannot be told in the layout {to}'): convert(ConvertConfig(str(run), str(tmp_path/to), to), lambda line: None)
+        with pytest.raises(ValueError, match=f'cannot be represented in the layout {to}'): convert(ConvertConfig(str(run), str(tmp_path/to), to), lambda line: None)
         assert (convert(ConvertConfig(str(run), str(tmp_path/to), to, kind='encoder'), lambda line: None)/'README.md').is_file()
     assert from_pretrained(convert(ConvertConfig(str(run), str(tmp_path/'ours'), 'mae_nb'), lambda line: None), 'autoencoder').cfg.target == change.get('target', 'pixel')
 

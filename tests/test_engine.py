@@ -200,7 +200,7 @@ def test_pickles_are_not_opened(tmp_path, capsys):
     assert 'is no checkpoint' in (said := refused(capsys, 2, '--output_dir', tmp_path/'n', *RUN, '--resume', evil)) and 'nothing is unpickled' in said
     folder = tmp_path/'folder'; folder.mkdir()
     (folder/'model.json').write_text('{}'); shutil.copy(evil, folder/'model.safetensors')
-    with pytest.raises(ValueError, match='damaged, or no safetensors'): from_pretrained(folder)
+    with pytest.raises(ValueError, match='corrupted, or not a safetensors file'): from_pretrained(folder)
     assert not (tmp_path/'executed').exists()
 
 @pytest.mark.parametrize('flags,said', [(['--blr', '1e-3'], 'blr: now 0.001, before 0.006'), (['--mask_ratio', '0.5'], 'mask_ratio: now 0.5, before 0.75'),

@@ -266,11 +266,11 @@ WRAPPED = {
     'nested': (lambda s: dict(model=dict(state_dict=s)), 'found under model.state_dict'), 'teacher': (lambda s: dict(teacher=s), 'found under teacher'),
     'ema': (lambda s: dict(ema=s, step=1), 'found under ema'), 'net': (lambda s: dict(net=s), 'found under net'),
     'model and ema': (lambda s: dict(model=s, model_ema={k: v*0 for k,v in s.items()}), 'not taken: model_ema'),
-    'module.': (lambda s: named(s, 'module.'), "'module.' taken off"), '_orig_mod.': (lambda s: named(s, '_orig_mod.'), '_orig_mod taken off'),
-    'module._orig_mod.': (lambda s: dict(model=named(s, 'module._orig_mod.')), '_orig_mod taken off'), '_orig_mod.module.': (lambda s: named(s, '_orig_mod.module.'), "'module.' taken off"),
-    'compiled blocks': (lambda s: {k.replace('.attn.', '._orig_mod.attn.'): v for k,v in s.items()}, '_orig_mod taken off'),
-    'lightning': (lambda s: dict(state_dict=named(s, 'model.'), callbacks={}), "'model.' taken off"),
-    'one number': (lambda s: s | dict(epoch=3), 'left out, no weights: epoch'), 'averaged': (lambda s: named(s, 'module.') | dict(n_averaged=torch.tensor(7)), "'module.' taken off")}
+    'module.': (lambda s: named(s, 'module.'), "'module.' removed"), '_orig_mod.': (lambda s: named(s, '_orig_mod.'), '_orig_mod removed'),
+    'module._orig_mod.': (lambda s: dict(model=named(s, 'module._orig_mod.')), '_orig_mod removed'), '_orig_mod.module.': (lambda s: named(s, '_orig_mod.module.'), "'module.' removed"),
+    'compiled blocks': (lambda s: {k.replace('.attn.', '._orig_mod.attn.'): v for k,v in s.items()}, '_orig_mod removed'),
+    'lightning': (lambda s: dict(state_dict=named(s, 'model.'), callbacks={}), "'model.' removed"),
+    'one number': (lambda s: s | dict(epoch=3), 'left out, no weights: epoch'), 'averaged': (lambda s: named(s, 'module.') | dict(n_averaged=torch.tensor(7)), "'module.' removed")}
 
 @pytest.mark.parametrize('how', WRAPPED)
 @pytest.mark.parametrize('layout', ['official', 'hf'])
@@ -306,7 +306,7 @@ def test_a_dictionary_that_holds_itself(tmp_path):
 
 @pytest.mark.parametrize('wrap,says', [
     (lambda s: dict(teacher=s, student=s), 'several sets of weights: teacher, student'), (lambda s: named(s, 'student.') | named(s, 'teacher.'), 'several encoders: student., teacher.'),
-    (lambda s: named(s, 'backbone.') | {'head.weight': torch.ones(3)}, "under 'backbone.', and beside it there are head.weight"),
+    (lambda s: named(s, 'backbone.') | {'head.weight': torch.ones(3)}, "under 'backbone.', and next to it there are head.weight"),
     (lambda s: dict(optimizer=dict(state={}), epoch=3, lr=0.1), 'no dictionary of tensors: there are optimizer, epoch, lr'),
     (lambda s: {'conv1.weight': torch.ones(2), 'fc.bias': torch.ones(2)}, "no encoder in it.*conv1.weight"), (lambda s: [1, 2], 'no dictionary of tensors'),
     (lambda s: s | {'module.cls_token': s['cls_token'] + 1}, 'module.cls_token')])
@@ -359,13 +359,13 @@ def spoil(how, state, p):
 
 @pytest.mark.parametrize('how,says', {
     'numpy scalar': r'holds an object of numpy\S*\.scalar', 'numpy array': r'holds an object of numpy\S*_reconstruct', 'path': r'holds an object of pathlib\.\w*Path', 'module': 'holds an object of torch.nn.modules.linear.Linear',
-    'script': 'TorchScript', 'page': 'is a web page: take the address of the file itself', 'pointer': 'is a git-lfs pointer.*git lfs pull', 'xml': 'XML page', 'text': 'damaged, incomplete, or no file of PyTorch',
-    'noise': 'damaged, incomplete, or no file of PyTorch', 'gzip': 'gzip archive: unpack it', 'empty': 'damaged, incomplete'}.items())
+    'script': 'TorchScript', 'page': 'is a web page: take the address of the file itself', 'pointer': 'is a git-lfs pointer.*git lfs pull', 'xml': 'XML page', 'text': 'corrupted, incomplete, or not a file of PyTorch',
+    'noise': 'corrupted, incomplete, or not a file of PyTorch', 'gzip': 'gzip archive: unpack it', 'empty': 'corrupted, incomplete'}.items())
 @pytest.mark.parametrize('ending', ['pth', 'safetensors', 'bin'])
 def test_files_of_something_else_are_called_by_name(how, says, ending, grey, tmp_path):
     "In our words: without torch's advice to run what is in the file, without terminal codes, in one line."
     path = spoil(how, grey.state_dict(), tmp_path/f'x.{ending}')
-    if ending == 'safetensors' and how in ('text', 'noise', 'empty'): says = 'is damaged, or no safetensors'
+    if ending == 'safetensors' and how in ('text', 'noise', 'empty'): says = 'is corrupted, or not a safetensors file'
     with pytest.raises(ValueError, match=f'x.{ending}.*{says}') as e: read_file(path)
     assert 'weights_only' not in str(e.value) and '\x1b' not in str(e.value) and '\n' not in str(e.value)
 

@@ -200,7 +200,7 @@ def test_other_weights_are_refused(model, birds, tmp_path):
     with torch.no_grad(): model.cls_token += 1
     with pytest.raises(ValueError, match='weights hash: now [0-9a-f]{16}, before'): run_eval(cfg)
 
-@pytest.mark.parametrize('text,message', [('{"conf', 'r.json is damaged'), ('[]', 'no results of an evaluation'), ('{"config": {}}', 'no results')])
+@pytest.mark.parametrize('text,message', [('{"conf', 'r.json is corrupted'), ('[]', 'no results of an evaluation'), ('{"config": {}}', 'no results')])
 def test_other_files_are_refused(model, birds, tmp_path, text, message):
     (tmp_path/'r.json').write_text(text)
     with pytest.raises(ValueError, match=message): run_eval(job(birds, 'imagenet-r', output=tmp_path/'r.json'))

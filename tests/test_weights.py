@@ -186,7 +186,7 @@ def test_fit_only_when_asked(home, tmp_path):
     assert new.state['pos_embed'].shape == (1, 1 + 2*4, 48) and new.state['patch_embed.proj.weight'].shape == (48, 1, 16, 16) and len(new.notes) == 4
     assert from_pretrained(home/'small', 'encoder', img_size=48, log=quiet).encode(torch.randn(1, 3, 48, 48)).tokens.shape == (1, 37, 48)
     whole = from_pretrained(home/'small', img_size=48, patch_size=16, in_chans=1, log=quiet)
-    assert whole(torch.randn(1, 1, 48, 48)).pred.shape == (1, 9, 256) and "the decoder's predictions resized alike" in whole.load_message
+    assert whole(torch.randn(1, 1, 48, 48)).pred.shape == (1, 9, 256) and "the decoder's predictions resized, too" in whole.load_message
     with pytest.raises(ValueError, match='patch'): adapt(w, img_size=33)
 
 # -- refusals
@@ -213,7 +213,7 @@ def spoil(home, where, how):
     if how == 'half qkv': p = where/'x.safetensors'; save_file({k: v for k,v in to_hf(state).items() if 'layer.0.attention.attention.key.bias' not in k}, p)
     return p
 
-@pytest.mark.parametrize('how,says', [('truncated', 'cannot be read as a file of tensors'), ('truncated safetensors', 'is damaged'), ('empty', 'cannot be read'),
+@pytest.mark.parametrize('how,says', [('truncated', 'cannot be read as a file of tensors'), ('truncated safetensors', 'is corrupted'), ('empty', 'cannot be read'),
     ('code', 'nothing else is unpickled'), ('plain pickle', 'nothing else is unpickled'), ('numbers', 'no dictionary of tensors'), ('extra', 'more.weight'),
     ('missing', 'blocks.1.norm1.bias'), ('width', r'blocks.1.norm1.bias.*47'), ('foreign', 'no encoder in it'), ('extra hf', 'pooler.weight'), ('half qkv', 'needs query, key and value')])
 def test_spoilt_files(how, says, home, tmp_path):
@@ -231,7 +231,7 @@ def test_tensors_without_ordinary_numbers(change, says, home, tmp_path):
 @pytest.mark.parametrize('name,shape', [('pos_embed', (17, 48)), ('patch_embed.proj.weight', (48, 192)), ('cls_token', (48,))])
 def test_tensors_of_other_dimensions(name, shape, home, tmp_path):
     torch.save(torch.load(home/'encoder.pth')['model'] | {name: torch.zeros(shape)}, tmp_path/'x.pth')
-    with pytest.raises(ValueError, match=f'{name} is of shape .*, and in a ViT it has . dimensions'): from_pretrained(tmp_path/'x.pth', num_heads=4, log=quiet)
+    with pytest.raises(ValueError, match=f'{name} has shape .*, not . dimensions'): from_pretrained(tmp_path/'x.pth', num_heads=4, log=quiet)
 
 def test_a_file_torn_near_its_beginning(home, tmp_path):
     for n in 1, 30, 999, 5000:

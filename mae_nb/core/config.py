@@ -35,7 +35,7 @@ def _choices(kind):
     return tuple(v for part in parts if get_origin(part) is Literal for v in get_args(part))
 
 def _check_number(name, value, kind, least):
-    "Raise `ValueError` for a value that is no number, no whole one where the field is an `int`, or too small."
+    "Raise `ValueError` for a value that is not a number, not an integer where the field is an `int`, or too small."
     if kind in (int, int | None) and type(value) is not int:
         raise ValueError(f'{name} must be an integer, got {value!r}')
     if type(value) not in (int, float): raise ValueError(f'{name} must be a number, got {value!r}')
@@ -45,13 +45,14 @@ def _check_number(name, value, kind, least):
 def _check_workers(n):
     "Raise `ValueError` for more data-loader workers than any machine like this one could run."
     most = max(64, 4*(os.cpu_count() or 1))
-    if n > most: raise ValueError(f'num_workers must be at most {most} on a machine of {os.cpu_count()} processors, got {n}')
+    if n > most:
+        raise ValueError(f'num_workers must be at most {most} on a machine of {os.cpu_count()} processors, got {n}')
 
 def check_fields(
     config, # An instance of a dataclass
     at_least:dict, # Smallest value of each numeric field
 )->None:
-    "Raise `ValueError` naming the field with an impossible value; None may be its default, or stand in its type."
+    "Raise `ValueError` naming the field with an invalid value; None is valid as the default or as part of the type."
     for f in fields(config):
         value = getattr(config, f.name)
         if value is None and (f.default is None or NoneType in get_args(f.type)): continue
@@ -67,7 +68,8 @@ def check_range(
 )->None:
     "Raise `ValueError` unless a range goes from a number to a larger one; it becomes a tuple."
     if (v := getattr(config, name)) is None: return
-    if len(v) != 2 or not -math.inf < v[0] < v[1] < math.inf: raise ValueError(f'{name} must be two numbers, the smaller first, got {v}')
+    if len(v) != 2 or not -math.inf < v[0] < v[1] < math.inf:
+        raise ValueError(f'{name} must be two numbers, the smaller first, got {v}')
     object.__setattr__(config, name, (float(v[0]), float(v[1])))
 
 def to_text(
@@ -77,7 +79,8 @@ def to_text(
     "Replace the values of some fields by their text, with `~` expanded at its beginning; None stays."
     for k in names:
         if (v := getattr(config, k)) is None: continue
-        if not str(v).strip(): raise ValueError(f'{k} is empty, as from a variable that is not set: give a value, or leave it out')
+        if not str(v).strip():
+            raise ValueError(f'{k} is empty, as from a variable that is not set: give a value, or leave it out')
         object.__setattr__(config, k, os.path.expanduser(str(v)))
 
 # %% ../../nbs/4a_model/40_core_config.ipynb #b3cabfb0

@@ -59,7 +59,8 @@ def _check_page(model, name):
     check_exportable(model, name)
     c = model.cfg
     if c.in_chans not in (1, 3): raise ValueError(f'{name} takes {c.in_chans} channels: a page shows images of 1 or 3')
-    if c.value_range: raise ValueError(f'{name} takes images of value_range={c.value_range}: a page opens photographs only')
+    if c.value_range:
+        raise ValueError(f'{name} takes images of value_range={c.value_range}: a page opens photographs only')
 
 # %% ../../nbs/4d_weights/73a_demo.ipynb #6bad25a3
 def page_tensors(
@@ -81,9 +82,11 @@ def model_record(
     "Write a model as what JSON can hold."
     c = model.cfg
     h,w = model.grid
-    config = dict(grid=[h, w], patch=c.patch_size, channels=c.in_chans, width=c.embed_dim, depth=c.depth, heads=c.num_heads,
+    config = dict(grid=[h, w], patch=c.patch_size, channels=c.in_chans,
+                  width=c.embed_dim, depth=c.depth, heads=c.num_heads,
                   decoder_width=c.decoder_embed_dim, decoder_depth=c.decoder_depth, decoder_heads=c.decoder_num_heads,
-                  norm_pix_loss=c.norm_pix_loss, mean=list(c.mean or [0.]*c.in_chans), std=list(c.std or [1.]*c.in_chans))
+                  norm_pix_loss=c.norm_pix_loss, mean=list(c.mean or [0.]*c.in_chans),
+                  std=list(c.std or [1.]*c.in_chans))
     tensors = []
     data = b''
     for k,v in page_tensors(model).items():
@@ -98,7 +101,7 @@ def rounded(
     model:MaskedAutoencoderViT, # As trained
     dtype:str, # See `pack_numbers`
 )->MaskedAutoencoderViT: # Another one
-    "Copy a model with the weights that a page of this dtype has: what is left of it."
+    "Copy a model with the weights that a page of this dtype has."
     other = MaskedAutoencoderViT(model.cfg).eval()
     there = dict(other.state_dict())
     for (k,v),flat in zip(model.state_dict().items(), page_tensors(model).values()):
@@ -118,7 +121,7 @@ def fit_image(
     return tvf.pil_to_tensor(im.convert('L') if cfg.in_chans == 1 else im)
 
 def _trained_on(path):
-    "The data set that a run or its checkpoint says it was trained on; None if it says nothing."
+    "The data set in the configuration of a run or of its checkpoint; None if there is none."
     for folder in (path, path.parent.parent):
         if (folder/'config.json').is_file(): return read_json(folder/'config.json').get('data')
 
@@ -179,8 +182,9 @@ def build_page(
     known = lambda source: f"'sha256-{encoded(hashlib.sha256(source.encode()).digest())}'"
     policy = (f"default-src 'none'; img-src data: blob:; media-src blob: mediastream:; style-src {known(css)}; "
               f"script-src {known(script)} 'wasm-unsafe-eval'; base-uri 'none'; form-action 'none'")
-    return fill(text('page.html'), policy=policy, title=html.escape(title), css=css, script=script, data=data.replace('<', '\\u003c'),
-                alt_image=html.escape(examples[0][0]), **{f'still_{k}': v for k,v in still.items()})
+    return fill(text('page.html'), policy=policy, title=html.escape(title), css=css, script=script,
+                data=data.replace('<', '\\u003c'), alt_image=html.escape(examples[0][0]),
+                **{f'still_{k}': v for k,v in still.items()})
 
 # %% ../../nbs/4d_weights/73a_demo.ipynb #536ccbe4
 def untrained_twin(model:MaskedAutoencoderViT)->MaskedAutoencoderViT: # With fresh weights, the same each time

@@ -28,7 +28,7 @@ class Positions(nn.Module):
         self.free = bool((table[0] - sincos_2d(D, grid)).abs().max() < 1e-5)
         self.register_buffer('freqs', 10000 ** -(torch.arange(D//4, dtype=torch.float64)/(D/4)))
 
-    def along(self, n): # `(n, D/2)`: of the places 0 to n-1
+    def along(self, n): # `(n, D/2)`: of positions 0 to n-1
         angles = torch.arange(n, device=self.freqs.device)[:,None]*self.freqs
         return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
@@ -68,7 +68,7 @@ class EncoderGraph(nn.Module):
 
 # %% ../../nbs/4d_weights/73b_onnx.ipynb #0b8995cb
 class AutoencoderGraph(EncoderGraph):
-    "The masked autoencoder, told which patches are visible."
+    "The masked autoencoder, given the indices of the visible patches."
     def __init__(self, model): # A `MaskedAutoencoderViT`
         super().__init__(model)
         self.decoder_pos = Positions(model.decoder_pos_embed, model.decoder_grid)
@@ -95,7 +95,8 @@ def _need_onnx():
 def _inputs(model, batch, scale):
     "Random images of some size, and visible patches: every third."
     h,w = (n*scale for n in model.grid)
-    imgs = torch.randn(batch, model.in_chans, h*model.patch_size, w*model.patch_size, generator=torch.Generator().manual_seed(0))
+    imgs = torch.randn(batch, model.in_chans, h*model.patch_size, w*model.patch_size,
+                       generator=torch.Generator().manual_seed(0))
     return imgs, torch.arange(0, h*w, 3)[None].repeat(batch, 1)
 
 def trace(
@@ -112,7 +113,8 @@ def trace(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of names that two inputs share, and of torch's own parts
         names = dict(input_names=list(sizes), output_names=['pred' if masked else 'tokens'])
-        program = torch.onnx.export(graph, (imgs, ids_keep)[:1 + masked], **names, dynamic_shapes=sizes, dynamo=True, verbose=False)
+        program = torch.onnx.export(graph, (imgs, ids_keep)[:1 + masked], **names, dynamic_shapes=sizes,
+                                    dynamo=True, verbose=False)
     return atomic_write(path, lambda tmp: program.save(str(tmp), external_data=False))
 
 # %% ../../nbs/4d_weights/73b_onnx.ipynb #99389fa2
@@ -121,7 +123,7 @@ def largest_difference(
     graph:nn.Module, # What it was made of
     *inputs:Tensor, # To compare both on
 )->float: # Between onnxruntime and PyTorch
-    "Run a graph with onnxruntime beside PyTorch."
+    "Compare a graph in onnxruntime with PyTorch."
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -54,7 +54,8 @@ def forward_flops(
     if cfg.decoder_cross: decoder += cfg.decoder_depth*(N*(query + 2*2*(K + 1)*Dd) + 2*2*(K + 1)*Dd*Dd)
     else: decoder += block_flops(L + 1 if cfg.loss_on == 'all' else seen, Dd, cfg.decoder_depth, cfg.mlp_ratio)
     if cfg.loss_on == 'all': return int(encoder + decoder + 2*L*Dd*patch)
-    if not cfg.decoder_cross: decoder -= (K + 1)*(query + 2*2*seen*Dd)  # the last block's queries and MLP are for masked patches only
+    # the last block computes queries and MLP for masked patches only
+    if not cfg.decoder_cross: decoder -= (K + 1)*(query + 2*2*seen*Dd)
     return int(encoder + decoder + 2*N*Dd*patch)
 
 # %% ../../nbs/4a_model/45_cost.ipynb #571a3500
@@ -71,7 +72,7 @@ def _kept(model, part, inputs, precision):
     return sum(store.nbytes() for store in kept.values())
 
 def _per_image(model, part, shapes, precision):
-    "What each further image adds to it."
+    "Bytes that each further image adds."
     one,two = (_kept(model, part, [model.pos_embed.new_zeros(n, *s) for s in shapes], precision) for n in (1, 2))
     return two - one
 
@@ -87,7 +88,7 @@ def activation_bytes(
     forward = lambda imgs, scores: model(imgs, mask_ratio, scores, loss_only=True)
     whole = _per_image(model, forward, [(model.in_chans, *c.img_size), (L,)], precision)
     if not model.grad_checkpointing: return whole
-    # the inputs of all blocks are in it; what is inside a block comes back, one block at a time
+    # the inputs of all blocks are in it; what is inside a block is recomputed, one block at a time
     encoder = _per_image(model, model.blocks[0], [(num_keep(L, mask_ratio) + 1, c.embed_dim)], precision)
     decoder = _per_image(model, model.decoder_blocks[0], [(L + 1, c.decoder_embed_dim)], precision)
     return whole + max(encoder, decoder)

@@ -16,11 +16,11 @@ from .patches import patchify, unpatchify
 def _conv(dim_in, dim, side): return nn.Conv2d(dim_in, dim, side, padding=side//2)
 
 class ResidualBlock(nn.Module):
-    "Four convolutions in a bottleneck of a quarter of the width, added to what came in."
+    "Four convolutions in a bottleneck of a quarter of the width, added to the input."
     def __init__(self,
-        dim_in:int, # Channels that come in
-        dim:int, # Channels that go out
-        gain:float, # Weight of what is added
+        dim_in:int, # Channels of the input
+        dim:int, # Channels of the output
+        gain:float, # Weight of the residual branch
     ):
         super().__init__()
         h = dim//4
@@ -34,16 +34,17 @@ class ResidualBlock(nn.Module):
 # %% ../../nbs/4a_model/44_tokenizer.ipynb #d81a260f
 def residual_stack(
     c:DVAEConfig, # Sizes
-    dims:list, # Channels: what comes in, of each group, and what goes out
+    dims:list, # Channels of the input, of each group, and of the output
     side:int, # Side of the first kernel
-    resize:nn.Module, # Stands at the end of each group but the last
+    resize:nn.Module, # At the end of each group but the last
 )->nn.Sequential: # `input`, `group_1`, ..., `output`
     "Stack convolutions and groups of residual blocks."
     dim_in,*widths,out = dims
     parts = OrderedDict()
     for i,dim in enumerate(widths):
         last_dim = widths[max(i - 1, 0)]
-        blocks = [(f'block_{k+1}', ResidualBlock(dim if k else last_dim, dim, (c.groups*c.blocks)**-2)) for k in range(c.blocks)]
+        blocks = [(f'block_{k+1}', ResidualBlock(dim if k else last_dim, dim, (c.groups*c.blocks)**-2))
+                  for k in range(c.blocks)]
         if i + 1 < c.groups: blocks.append(('resize', resize))
         parts[f'group_{i+1}'] = nn.Sequential(OrderedDict(blocks))
     parts['output'] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=_conv(widths[-1], out, 1)))
@@ -60,7 +61,9 @@ class DiscreteVAE(nn.Module):
         widths = [cfg.embed_dim*2**i for i in range(cfg.groups)]
         self.encoder = residual_stack(cfg, [cfg.in_chans, *widths, cfg.vocab_size], 7, nn.MaxPool2d(2))
         self.decoder = None
-        if cfg.decoder: self.decoder = residual_stack(cfg, [cfg.vocab_size, *widths[::-1], cfg.in_chans], 1, nn.Upsample(scale_factor=2))
+        if cfg.decoder:
+            self.decoder = residual_stack(cfg, [cfg.vocab_size, *widths[::-1], cfg.in_chans], 1,
+                                          nn.Upsample(scale_factor=2))
         for m in self.modules():
             if isinstance(m, nn.Conv2d): self._start(m)
         if cfg.decoder: nn.init.normal_(self.decoder.input.weight)  # a code is one-hot: a row of this weight
@@ -102,7 +105,7 @@ class DiscreteVAE(nn.Module):
         temperature:float=1., # Of the Gumbel-softmax
         diversity_weight:float=0.05, # Weight of the diversity term, by which all codes are used
     )->Tensor: # Loss, a scalar
-        "Squared error of the image painted from nearly discrete codes; and the entropy that the mean choice lacks, in nats."
+        "Squared error of the reconstruction, plus the entropy that the mean choice lacks, in nats."
         logits = self.logits(imgs)
         painted = self.decoder(F.gumbel_softmax(logits.float(), temperature, dim=1))
         share = logits.float().softmax(1).mean((0, 2, 3))
@@ -112,9 +115,9 @@ class DiscreteVAE(nn.Module):
 # %% ../../nbs/4a_model/44_tokenizer.ipynb #0a4f1b0e
 def perplexity(
     codes:Tensor, # Any shape
-    vocab_size:int, # Codes that there are, `V`
+    vocab_size:int, # Number of codes, `V`
 )->float: # Between 1 and `V`
-    "Count the codes in use: the exponential of the entropy of their frequencies."
+    "Measure how many codes are in use: the exponential of the entropy of their frequencies."
     share = codes.flatten().bincount(minlength=vocab_size).double()
     share = share/share.sum()
     return torch.special.entr(share).sum().exp().item()
@@ -126,7 +129,7 @@ class TokenTarget(nn.Module):
         cfg:DVAEConfig, # Sizes of the tokenizer
         patch_size:int, # Patch side, in pixels
         mean:tuple=None, # Per-channel mean by which the model's images were normalised; not normalised if not given
-        std:tuple=None, # Per-channel standard deviation, likewise
+        std:tuple=None, # Per-channel standard deviation of the same; 1 if not given
     ):
         super().__init__()
         self.patch_size = patch_size
@@ -148,11 +151,11 @@ class TokenTarget(nn.Module):
         pred:Tensor, # Scores of the codes, `(B, L, V)`
         target:Tensor, # Codes, `(B, L, 1)`
     )->Tensor: # Cross-entropy of each patch, `(B, L, 1)`
-        "How wrong a prediction is."
+        "Compute the cross-entropy of each patch."
         return F.cross_entropy(pred.float().movedim(-1, 1), target[...,0], reduction='none')[...,None]
 
-    def to_pixels(self, pred:Tensor, mean:Tensor=None, std:Tensor=None, grid:tuple=None)->Tensor: # Normalised patches, `(B, L, p*p*C)`
-        "Paint the most likely codes; no statistics of the patch are needed."
+    def to_pixels(self, pred:Tensor, mean:Tensor=None, std:Tensor=None, grid:tuple=None)->Tensor: # `(B, L, p*p*C)`
+        "Decode the most likely codes to normalised patches; no statistics of the patch are needed."
         with torch.autocast(pred.device.type, enabled=False):
             imgs = self.resize(self.tokenizer.decode(pred.argmax(-1).unflatten(1, grid)), self.patch_size, grid)
             return patchify((imgs - self.mean)/self.std, self.patch_size)

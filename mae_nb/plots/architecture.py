@@ -36,7 +36,8 @@ def _picture(ax, img, left, bottom, side, name):
     h = side*min(1, tall)
     x = left + (side - w)/2
     y = bottom + (side - h)/2
-    ax.imshow(to_image_array(img), extent=(x, x + w, y, y + h), vmin=0, vmax=1, cmap='gray', interpolation='antialiased', gid=name)
+    ax.imshow(to_image_array(img), extent=(x, x + w, y, y + h), vmin=0, vmax=1, cmap='gray',
+              interpolation='antialiased', gid=name)
     ax.add_patch(plt.Rectangle((x, y), w, h, fill=False, edgecolor='0.5', lw=0.6))
 
 def _tokens(ax, xs, bottom, side, colors):
@@ -56,7 +57,7 @@ def _arrow(ax, start, end, style='-|>', color='0.25'):
 
 # %% ../../nbs/4a_model/46b_architecture.ipynb #c128ddd6
 def _displayed(r, cfg):
-    "Image and prediction in [0, 1], those of many bands or of another value range stretched alike."
+    "Image and prediction in [0, 1]; those of many bands or of another value range stretched, both by the same limits."
     if not (cfg.value_range or has_bands(r.image)): return r.image, r.reconstruction
     return tuple(stretch(x[:,:3], r.image[:,:3]) for x in (r.image, r.reconstruction))
 
@@ -65,7 +66,8 @@ def _draw_images(ax, image, predicted, mask, cfg):
     p = cfg.patch_size
     unscored = 1 - mask if cfg.loss_on == 'masked' else torch.zeros_like(mask)
     upper,lower = (2.5, 4.14, 'bottom'), (0.54, 0.5, 'top')
-    pictures = [('image', 'image', image, 0.05, upper), ('masked', f'{int(mask.sum())} of {mask.shape[1]} masked', grey_out(image, mask, p), 1.95, upper),
+    pictures = [('image', 'image', image, 0.05, upper),
+                ('masked', f'{int(mask.sum())} of {mask.shape[1]} masked', grey_out(image, mask, p), 1.95, upper),
                 ('target', 'target', grey_out(image, unscored, p), 0.05, lower),
                 ('reconstruction', 'reconstruction', grey_out(predicted, unscored, p), 1.95, lower)]
     for name,title,img,left,(bottom,line,va) in pictures:
@@ -76,7 +78,8 @@ def _draw_images(ax, image, predicted, mask, cfg):
     _arrow(ax, (1.67, 1.34), (1.93, 1.34), '<|-|>', accent)
     where = 'masked patches only' if cfg.loss_on == 'masked' else 'all patches'
     ax.text(1.8, 0.25, f'loss: {where}', color=accent, weight='bold', ha='center', va='top')
-    if cfg.norm_pix_loss: ax.text(1.8, 0.02, 'normalised pixels, shown with true statistics', fontsize=10, ha='center', va='top')
+    if cfg.norm_pix_loss:
+        ax.text(1.8, 0.02, 'normalised pixels, shown with true statistics', fontsize=10, ha='center', va='top')
 
 # %% ../../nbs/4a_model/46b_architecture.ipynb #0e6147ce
 def _draw_tokens(ax, tiles, ids, mask):
@@ -118,7 +121,8 @@ def _frame_patches(ax, picture, ids, grid):
     side = (right - left)/grid[1]
     for i in ids.tolist():
         row,col = divmod(i, grid[1])
-        ax.add_patch(plt.Rectangle((left + col*side, top - (row + 1)*side), side, side, fill=False, edgecolor=accent, lw=1.5))
+        ax.add_patch(plt.Rectangle((left + col*side, top - (row + 1)*side), side, side,
+                                   fill=False, edgecolor=accent, lw=1.5))
 
 # %% ../../nbs/4a_model/46b_architecture.ipynb #eca39a88
 def show_architecture(
@@ -131,7 +135,8 @@ def show_architecture(
     if (n := len(model_inputs(model, img))) != 1: raise ValueError(f'the figure shows one image, got {n}')
     r = reconstruct(model, img, mask_ratio, scores)
     cfg = model.cfg
-    if cfg.encoder_mask_tokens: raise ValueError('encoder_mask_tokens=True: this encoder sees all positions, and the figure would be wrong')
+    if cfg.encoder_mask_tokens:
+        raise ValueError('encoder_mask_tokens=True: this encoder sees all positions, and the figure would be wrong')
     image,predicted = _displayed(r, cfg)
     patches = patchify(image.cpu(), cfg.patch_size)[0]
     tiles = unpatchify(patches[:,None], cfg.patch_size, (1, 1))  # (L, C, p, p)

@@ -34,7 +34,7 @@ def style()->None:
 def to_image_array(
     img:Tensor, # One image, `(C, H, W)`: uint8, or float in [0, 1]
 )->np.ndarray: # `(H, W)` or `(H, W, 3)` in [0, 1]
-    "Make an image fit for `imshow`: 1 channel is grey, 2 are red and green, of more the first three are shown, numbers that are no bytes stretched."
+    "Make an image fit for `imshow`: 1 channel is grey, 2 are red and green, else the first 3; bands are stretched."
     if img.ndim != 3: raise ValueError(f'an image must be (C, H, W), got shape {tuple(img.shape)}')
     img = img.detach().cpu()
     if has_bands(img): img = stretch(img[:3])
@@ -54,9 +54,10 @@ def _fit_titles(titles, inches):
 
 # %% ../../nbs/4a_model/46_show.ipynb #c167c815
 def _pictures(imgs, titles):
-    "Arrays to show, and their titles, which say what is shown of many bands."
+    "Make arrays to show, and titles that name the bands if there are many."
     imgs = list(imgs)
-    return [to_image_array(i) for i in imgs], [f'{t}\nbands 1, 2, 3' if has_bands(i) else t for t,i in zip(titles or [], imgs)]
+    return ([to_image_array(i) for i in imgs],
+            [f'{t}\nbands 1, 2, 3' if has_bands(i) else t for t,i in zip(titles or [], imgs)])
 
 def show_images(
     imgs, # Images, each `(C, H, W)`; uint8, or float in [0, 1]
@@ -77,7 +78,7 @@ def show_images(
     heights = [(cell - gap)*max(tall[i:i+n]) for i in starts]
     rows = [h + gap + 0.15*l + 0.05*bool(l) for h,l in zip(heights, lines)]
     W,H = cell*n, sum(rows) + 0.2*bool(suptitle)
-    fig = plt.figure(figsize=(W, H), layout='none')  # places are computed above
+    fig = plt.figure(figsize=(W, H), layout='none')  # positions are computed above
     for i,img in enumerate(imgs):
         r,c = divmod(i, n)
         left,bottom = c*cell + gap/2, sum(rows[r+1:]) + gap/2
@@ -216,7 +217,7 @@ def show_attention(
 
 # %% ../../nbs/4a_model/46_show.ipynb #7dacd107
 def show_position_similarity(
-    table:Tensor, # Position table with CLS first, `(1+h*w, D)` or `(1, 1+h*w, D)`
+    table:Tensor, # Positional embeddings with CLS first, `(1+h*w, D)` or `(1, 1+h*w, D)`
     grid:tuple, # Rows and columns of patches, `(h, w)`
 )->plt.Figure: # `h` by `w` small maps
     "Show the cosine similarity of each patch's positional embedding to all others."

@@ -19,7 +19,7 @@ def data_uri(
     picture, # One image, `(C, H, W)`, as `to_image_array` takes it, or a matplotlib figure
     lossless:bool=False, # Keep every pixel as it is
 )->str: # `data:image/webp;base64,...`
-    "Write a picture as an address that contains it."
+    "Encode a picture as a `data:` URI."
     if isinstance(picture, Figure):
         raw = io.BytesIO()
         picture.savefig(raw, format='png')
@@ -40,7 +40,7 @@ class InteractiveFigure:
     def __repr__(self): return self.what
 
 def _page(data, width, pixels):
-    "The figure as HTML: the picture to begin with, then what makes it move."
+    "The figure as HTML: the first picture, then the data and the script."
     text = json.dumps(data).replace('</', '<\\/')
     ident = 'touch-' + hashlib.sha1(text.encode()).hexdigest()[:10]
     k = 0

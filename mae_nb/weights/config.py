@@ -20,8 +20,8 @@ class ConvertConfig:
     use_ema:bool = False # use the moving average of the weights that the run kept
     norm_pix_loss:bool|None = None # was it trained on normalised pixels? If the file does not store it
     num_heads:int|None = None # attention heads, if the file does not store them
-    decoder_num_heads:int|None = None # attention heads of the decoder, where the file doesn't tell
-    grid:tuple[int,int]|None = None # rows and columns of patches that the positions belong to, if the file does not show it
+    decoder_num_heads:int|None = None # attention heads of the decoder, if the file does not store them
+    grid:tuple[int,int]|None = None # rows and columns of the stored positional embeddings, if they do not show it
     img_size:tuple[int,int]|None = None # another image side or HxW: positional embeddings are resampled
     patch_size:int|None = None # another patch side, in pixels: kernels are resampled
     in_chans:int|None = None # another number of channels: kernels are adapted

@@ -52,7 +52,7 @@ def checksum(path)->str: # md5, 32 digits
 
 # %% ../../nbs/4d_weights/71b_hub.ipynb #d2bf039c
 def _download(url, path):
-    "Write what is at an address to a file; raise `OSError` if less comes than was announced: `torch.hub` does not."
+    "Download a file; raise `OSError` if less comes than was announced, which `torch.hub` does not check."
     request = urllib.request.Request(url, headers={'User-Agent': 'mae_nb'})
     with urllib.request.urlopen(request, timeout=60) as answer, open(path, 'wb') as f:
         with tqdm.wrapattr(f, 'write', desc=path.stem, total=answer.length, unit='B', unit_scale=True) as out:
@@ -67,9 +67,9 @@ def _cached(url):
     return f'{name.stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{name.suffix}'
 
 def _verified(path, md5, advice):
-    "Refuse a file with another checksum."
+    "Raise `ValueError` if a file has another checksum."
     if md5 and not (got := checksum(path)).startswith(md5):
-        raise ValueError(f'{path} is damaged: its checksum is {got[:len(md5)]}..., {md5}... was published. {advice}')
+        raise ValueError(f'{path} is corrupted: its checksum is {got[:len(md5)]}..., {md5}... was published. {advice}')
     return path
 
 def download(
@@ -114,7 +114,7 @@ def download_from_hf(
 
 # %% ../../nbs/4d_weights/71b_hub.ipynb #69d713f3
 def resolve_weights(
-    source, # A path, `'fashion_nano'` (bundled), a name of the official release or timm, `hf:` and a repository, or a URL
+    source, # A path, `'fashion_nano'` (bundled), an official or timm name, `hf:` and a repository, or a URL
     log=print, # Called with each line of output
 )->tuple[Path,dict]: # File or folder, and the fields known from its name (`norm_pix_loss`)
     "Find weights by name or path, downloading them if needed; raise `FileNotFoundError` with similar names."
@@ -145,7 +145,7 @@ def from_pretrained(
     patch_size:int=None, # Another patch side: kernels are resampled
     in_chans:int=None, # Another number of channels: kernels are adapted
     grid:tuple=None, # Rows and columns that the positions belong to, where a file shows only their number
-    log=None, # Called with a summary of the loading, also in `model.load_message`; else only what is not obvious is printed
+    log=None, # Called with a summary of the loading (`model.load_message`); if not given, only notes are printed
     **known # Configuration fields that the file does not store: `norm_pix_loss`, `num_heads`, `decoder_num_heads`
 ):  # `MaskedAutoencoderViT`, `MAEEncoder` or `ViTClassifier`, in evaluation mode
     "Load a model strictly from weights of any layout; raise `ValueError` with the reason if that is impossible."
