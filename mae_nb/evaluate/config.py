@@ -24,6 +24,7 @@ class KnnConfig:
     pool:Literal['avg', 'token', 'both'] = 'avg' # mean over patches, class token, or both concatenated
     k:int = 20 # neighbours that vote
     temperature:float = 0.07 # a vote weighs exp(cosine / temperature)
+    ridge:bool = False # also evaluate a linear probe in closed form, ridge regression
     features:str|None = None # folder to cache the features in
     output:str|None = None # JSON file for the result
     batch_size:int = 64 # images at a time, per process

@@ -175,7 +175,7 @@ def _cached_features(folder, name, told, make, world):
 def evaluate_knn(
     cfg:KnnConfig, # Configuration
     log=print, # Called with each line of output
-)->dict: # `images`, `top1`, `top5`, in percent
+)->dict: # `images`; `top1` and `top5` of kNN, in percent; `ridge`, top-1 of the linear probe, if asked for
     "Evaluate an encoder by kNN on its features, in one process or under `torchrun`."
     with init_distributed(cfg.device) as world:
         train,test,_,_ = load_labelled_splits(
@@ -186,7 +186,7 @@ def evaluate_knn(
         precision = resolve_precision(cfg.precision, world.device)
         same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
         extract = partial(extract_features, model, world=world, precision=precision, **same)
-        free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device', 'max_bad_images'
+        free = 'k', 'temperature', 'ridge', 'features', 'output', 'batch_size', 'num_workers', 'device', 'max_bad_images'
         told = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(weights=weights_id(model))
         make = lambda s: partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log))
         (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, make(s), world)
@@ -195,7 +195,9 @@ def evaluate_knn(
         right = knn_rank(bank, y, feats[mine], cfg.k, cfg.temperature, device=world.device) == z[mine,None]
         one,five = (sum(v) for v in zip(*all_gather_object((int(right[:,0].sum()), int(right.sum())), world)))
         found = dict(images=len(z), top1=100*one/len(z), top5=100*five/len(z))
+        if cfg.ridge: found['ridge'] = 100*(linear_predict(bank, y, feats) == z).float().mean().item()
         if cfg.output: on_rank0(lambda: save_json(dict(result=found, config=asdict(cfg)), cfg.output), world)
     line = '{} neighbours of {}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images} images'
     if world.first: log(line.format(cfg.k, len(y), **found))
+    if world.first and cfg.ridge: log('ridge regression: top-1 {ridge:.2f} %'.format(**found))
     return found

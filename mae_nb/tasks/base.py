@@ -114,7 +114,7 @@ class ImageTask:
         self.images_per_step = self.effective_batch//masks_per_image
         if self.images_per_step > num_images:
             raise ValueError(f'a step needs {self.images_per_step} images (effective batch {self.effective_batch}), '
-                             f'and there are {num_images}: lower batch_size')
+                             f'and there are {num_images}: lower {"effective_batch" if c.effective_batch else "batch_size"}')
         self.steps_per_epoch = num_images//self.images_per_step
         total = self.steps_per_epoch*c.epochs
         self.total_steps = min(total, c.max_steps or total)

@@ -117,6 +117,7 @@ class MetricLogger:
     writes:bool = True # Does this process write?
     tensorboard:bool = False # Also write TensorBoard logs?
     num_workers:int|None = 0 # Data-loader workers, to suggest more of them; None if all is in memory
+    seconds_between_lines:float = 30. # Without a terminal, a line instead of the progress bar, at most so often
 
     def __post_init__(self):
         self.losses = AsyncScalars()
@@ -127,6 +128,7 @@ class MetricLogger:
         self.outs = [_JsonlWriter(Path(self.run)/'log.jsonl')] if self.writes else []
         if self.writes and self.tensorboard: self.outs.append(_TensorBoard(Path(self.run)/'tensorboard', self.done))
         self.bar = tqdm(total=self.total_steps, initial=self.done, unit='step', disable=None if self.writes else True)
+        self.last_line = time.time()
     def __enter__(self): return self
     def __exit__(self, *exc):
         for out in (self.bar, *self.outs): out.close()
@@ -166,13 +168,22 @@ class MetricLogger:
             self.window.clear()
 
     def show(self, mean):
-        "Update the progress bar; once, if training is data-bound, suggest what to do."
+        "Update the progress bar, or print a line; once, if training is data-bound, suggest what to do."
         self.bar.set_postfix(loss=f'{mean["loss"]:.4f}', img_s=round(mean['images_per_s']), data=f'{mean["data"]:.0%}')
+        if self.bar.disable and self.writes: self.print_line(mean)
         if mean['data'] < 0.2 or self.advised or self.num_workers is None: return
         self.advised = True
         self.bar.write(f'data-bound: {mean["data"]:.0%} of the time is spent waiting for data. Raise num_workers (now '
                        f'{self.num_workers}) if there are spare cores, store smaller images, or, in pre-training, '
                        'use masks_per_image', file=sys.stderr)
+
+    def print_line(self, mean):
+        "Print step, loss, learning rate and the time left, if the last line is old enough."
+        if time.time() - self.last_line < self.seconds_between_lines: return
+        self.last_line = time.time()
+        left = (self.total_steps - mean['step'])*self.images_per_step/max(mean['images_per_s'], 1e-9)
+        print(f'step {mean["step"]} of {self.total_steps}: loss {mean["loss"]:.4f}, lr {mean["lr"]:.3g}, '
+              f'{mean["images_per_s"]:.0f} images/s, {left/60:.0f} min left', file=sys.stderr)
 
 # %% ../../nbs/4c_training/63a_log.ipynb #75fa7dd2
 class _TensorBoard:
