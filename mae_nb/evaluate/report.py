@@ -42,7 +42,8 @@ def reconstruction_picture(
     "Show reconstructions of test images by a run's model."
     job = read_json(Path(run)/'config.json')
     model = from_pretrained(run, 'autoencoder')
-    imgs,scores = fixed_images(_test_images(job, model.cfg), model.cfg, n, job['seed'], name=f'test images of {job["data"]}')
+    name = f'test images of {job["data"]}'
+    imgs,scores = fixed_images(_test_images(job, model.cfg), model.cfg, n, job['seed'], name=name)
     return show_reconstruction(model, imgs, job.get('mask_ratio', 0.75), scores)
 
 # %% ../../nbs/4e_evaluation/84_report.ipynb #820aa033

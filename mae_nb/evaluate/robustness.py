@@ -176,7 +176,8 @@ def _evaluate_part(cfg, model, dataset, world=DistInfo(), log=print):
     numbers = map_classes(dataset, model.cfg, cfg.protocol, log)
     crop_pct = how['crop_pct'] if cfg.crop_pct is None else cfg.crop_pct
     same = {k: getattr(cfg, k) for k in ('batch_size', 'num_workers', 'image_backend', 'precision')}
-    found = evaluate(model, dataset, world, classes=numbers, restrict=how['restrict'], crop_pct=crop_pct, skipped=CorruptCounter(cfg.max_bad_images, log), **same)
+    found = evaluate(model, dataset, world, classes=numbers, restrict=how['restrict'], crop_pct=crop_pct,
+                     skipped=CorruptCounter(cfg.max_bad_images, log), **same)
     return dict(classes=len(dataset.classes or range(model.cfg.num_classes)), **found)
 
 def run_eval(

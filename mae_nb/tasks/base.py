@@ -113,8 +113,9 @@ class ImageTask:
                                                                   self.dist.size)
         self.images_per_step = self.effective_batch//masks_per_image
         if self.images_per_step > num_images:
+            too_large = 'effective_batch' if c.effective_batch else 'batch_size'
             raise ValueError(f'a step needs {self.images_per_step} images (effective batch {self.effective_batch}), '
-                             f'and there are {num_images}: lower {"effective_batch" if c.effective_batch else "batch_size"}')
+                             f'and there are {num_images}: lower {too_large}')
         self.steps_per_epoch = num_images//self.images_per_step
         total = self.steps_per_epoch*c.epochs
         self.total_steps = min(total, c.max_steps or total)

@@ -39,7 +39,7 @@ def load_pretrained_encoder(
     model:ViTClassifier, # To be filled
     w:Weights, # From `read_weights`
 )->ViTClassifier: # The same model
-    "Load pre-trained weights strictly: all of the encoder, and the head from a classifier of the same shape. The rest stays initialised."
+    "Load pre-trained weights strictly: all of the encoder, and the head from a classifier of the same shape."
     if w.kind == 'autoencoder': w = select_part(w, 'encoder')
     require(w, 'num_heads')
     here = asdict(model.cfg)
@@ -66,7 +66,8 @@ def make_model(
 )->ViTClassifier: # On the CPU
     "Build the classifier, from pre-trained weights if there are any."
     w,shapes = encoder_start(cfg, dataset)
-    shapes |= dict(num_classes=num_classes, classes=classes, pool=cfg.pool, drop_path=cfg.drop_path, batch_norm=cfg.batch_norm)
+    shapes |= dict(num_classes=num_classes, classes=classes, pool=cfg.pool, drop_path=cfg.drop_path,
+                   batch_norm=cfg.batch_norm)
     seed_all(cfg.seed)
     model = ViTClassifier(ClassifierConfig(**shapes), cfg.head_init_std)
     if not w: return model
@@ -121,7 +122,8 @@ class FinetuneTask(ImageTask):
         self.mix = None
         if c.mixup or c.cutmix:
             self.mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=m.num_classes)
-        torch.manual_seed(np.random.SeedSequence((c.seed, self.dist.rank)).generate_state(1)[0].item())  # stochastic depth
+        own = np.random.SeedSequence((c.seed, self.dist.rank)).generate_state(1)[0].item()
+        torch.manual_seed(own)  # stochastic depth
 
     def check_start(self):
         "Raise `ValueError` if neither an encoder nor a model is given, before anything is read."
@@ -149,7 +151,8 @@ class FinetuneTask(ImageTask):
         how = dict(num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend,
                    precision=self.precision, skipped=skipped)
         features = pooled_features(self.model.eval())
-        return FeatureDataset(*predict_all(features, images, self.model.cfg, self.dist.device, self.dist, **how), c.seed)
+        found = predict_all(features, images, self.model.cfg, self.dist.device, self.dist, **how)
+        return FeatureDataset(*found, c.seed)
 
     def batches(self, start, log=print):
         self.batch_numbers = count(start*self.accum_iter)
@@ -175,11 +178,13 @@ class FinetuneTask(ImageTask):
     def evaluate(self, model, step=None):
         "Top-1 and top-5 accuracy in percent, and cross-entropy, on the test set."
         c = self.cfg
-        how = dict(batch_size=c.batch_size, num_workers=c.num_workers, crop_pct=c.crop_pct, image_backend=c.image_backend,
+        how = dict(batch_size=c.batch_size, num_workers=c.num_workers, crop_pct=c.crop_pct,
+                   image_backend=c.image_backend,
                    precision=self.precision, skipped=self.test_skipped)
         found = self.evaluate_cached(model) if c.cache else evaluate(model, self.test, self.dist, **how)
         more = dict(test_skipped=found['skipped']) if 'skipped' in found else {}
-        return dict(top1=round(found['top1'], 6), top5=round(found['top5'], 6), test_loss=round(found['loss'], 6), **more)
+        return dict(top1=round(found['top1'], 6), top5=round(found['top5'], 6), test_loss=round(found['loss'], 6),
+                    **more)
 
     @torch.no_grad()
     def evaluate_cached(self, model):
@@ -200,7 +205,8 @@ class FinetuneTask(ImageTask):
         return (f'model    {c.model or "ViT"} {m.embed_dim} x {m.depth}, {m.img_size[0]}x{m.img_size[1]} pixels; '
                 f'{trained/1e6:.3g} of {params/1e6:.3g} M parameters are trained\n'
                 f'start    {"; ".join([c.encoder or "from scratch", *getattr(self.model, "load_notes", ())])}\n'
-                f'data     {c.data}: {len(self.dataset)} images{as_features}{self.decoder_name()}, {m.num_classes} classes; {tested}\n'
+                f'data     {c.data}: {len(self.dataset)} images{as_features}{self.decoder_name()}, '
+                f'{m.num_classes} classes; {tested}\n'
                 f'{self.plan}\n'
                 f'{self.schedule_summary()}, {c.optimizer}\n'
                 f'cost     {self.flops_per_image*self.effective_batch/1e12:.3g} TFLOP a step')
