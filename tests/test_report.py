@@ -38,11 +38,11 @@ sys.exit(rc)'''
 def test_b11_a_report_on_100_000_images(tmp_path):
     make_set(tmp_path/'large', 100_000, 2000)
     said,memory = report(short_run(tmp_path/'large', tmp_path/'run'), '--max_images', '5000')
-    assert 'probing  5000 of 100000 train images, the same share of each class' in said and 'raw pixels' in said
+    assert 'probing  5000 of 100000 train images, the same fraction of each class' in said and 'raw pixels' in said
     print(f'{memory:.2f} GB')
     assert memory < 2
     notes = read_json(tmp_path/'run/results.json')['notes']
-    assert notes == ['5000 of 100000 train images, the same share of each class']
+    assert notes == ['5000 of 100000 train images, the same fraction of each class']
     assert notes[0] in (tmp_path/'run/report.html').read_text()
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_b11_no_pixels_where_images_are_large(tmp_path, capsys):
     run = short_run(tmp_path/'set', tmp_path/'run', model='mae_vit_nano_patch4', img_size=(96, 96), patch_size=16)
     assert mae_report([str(run), '--device', 'cpu', '--max_images', '20', '--num_workers', '1']) == 0
     said = capsys.readouterr().out
-    assert 'no raw pixels to compare with: 9216 numbers an image are more than 4096' in said and '20 of 40 train images' in said
+    assert 'no raw pixels to compare with: 9216 values per image are more than 4096' in said and '20 of 40 train images' in said
     kept = read_json(run/'results.json')
     kinds = [f'{e} encoder, {pool}' for e in ('untrained', 'pre-trained') for pool in ('class token', 'mean of patches')]
     assert [r['features'] for r in kept['rows']] == kinds and len(kept['notes']) == 2

@@ -16,8 +16,8 @@ from ..model.config import MAEConfig, mae_config
 def muon_flops(
     cfg:MAEConfig, # Shapes of the model
     iterations:int=5, # Of Newton-Schulz, as in timm
-)->int: # FLOPs of one step, beyond what AdamW takes
-    "Count the matrix products of a Muon step, which has the matrices of all blocks (Jordan et al., 2024)."
+)->int: # FLOPs of one step, in addition to AdamW's
+    "Count the matrix products of a Muon step, on the matrices of all blocks (Jordan et al., 2024)."
     total = 0
     for D,depth in (cfg.embed_dim, cfg.depth), (cfg.decoder_embed_dim, cfg.decoder_depth):
         H = int(D*cfg.mlp_ratio)
@@ -28,10 +28,10 @@ def muon_flops(
 
 # %% ../../nbs/4e_evaluation/83c_compute.ipynb #c05ff7d9
 def growing_curve(
-    values:list, # Numbers that should not fall
-)->list: # As many, none of which is smaller than the one before
-    "Find the nearest sequence that doesn't fall, by least squares (pool adjacent violators)."
-    blocks = []  # mean and number
+    values:list, # Values that should not decrease
+)->list: # As many, non-decreasing
+    "Find the nearest non-decreasing sequence in least squares (pool adjacent violators)."
+    blocks = []  # mean and count
     for v in values:
         blocks.append((v, 1))
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
@@ -42,17 +42,18 @@ def growing_curve(
 
 # %% ../../nbs/4e_evaluation/83c_compute.ipynb #2cb9b0ec
 class Needed(NamedTuple):
-    "What an accuracy costs on a curve."
+    "Cost of an accuracy on a curve."
     flops:float # As on the curve
-    beyond:int # 1: better than the curve's best, and the cost is at least this; -1: worse than its worst, at most this; 0: on the curve
+    beyond:int # 0: on the curve; 1: above its best, the cost is at least this; -1: below its worst, at most this
 
 def needed_flops(
-    flops:list, # FLOPs of the curve's runs, each more than the one before
+    flops:list, # FLOPs of the curve's runs, increasing
     accuracies:list, # Their accuracies
-    wanted:float, # Accuracy that is to be reached
+    wanted:float, # Accuracy to reach
 )->Needed: # FLOPs, and whether they are a bound
-    "Read from a curve at which FLOPs it reaches an accuracy, interpolated in their logarithm."
-    if len(flops) < 2 or sorted(set(flops)) != list(flops): raise ValueError(f'a curve needs two or more lengths, in order, got {flops}')
+    "FLOPs at which a curve reaches an accuracy, interpolated in their logarithm."
+    if len(flops) < 2 or sorted(set(flops)) != list(flops):
+        raise ValueError(f'a curve needs two or more lengths, in order, got {flops}')
     y = growing_curve(accuracies)
     if wanted < y[0]: return Needed(flops[0], -1)
     if wanted > y[-1]: return Needed(flops[-1], 1)
@@ -63,7 +64,7 @@ def needed_flops(
 
 # %% ../../nbs/4e_evaluation/83c_compute.ipynb #b29e87d2
 class Multiplier(NamedTuple):
-    "How many times the option's FLOPs the default would need."
+    "FLOPs that the default would need, relative to the option's."
     mean:float # Geometric mean over seeds
     low:float # 95 % interval
     high:float # Its upper end; infinite with one seed
@@ -72,13 +73,13 @@ class Multiplier(NamedTuple):
     under:int # Seeds worse than its shortest run: bounds from above
 
     @property
-    def qualifies(self): return self.low > 1 and not self.under # Does the option save compute, beyond the spread of the seeds?
+    def qualifies(self): return self.low > 1 and not self.under # Are the savings significant?
 
 # %% ../../nbs/4e_evaluation/83c_compute.ipynb #ac0d18c4
 def row_tflops(
     row:dict, # From `read_rows`
 )->float: # In 10^12
-    "Count the FLOPs of a run, Muon's own included."
+    "Count the FLOPs of a run, including Muon's."
     settings = json.loads(row['settings'])
     if settings['optimizer'] != 'muon': return row['tflops']
     shapes = {k: settings[k] for k in ('decoder_embed_dim', 'decoder_depth') if settings.get(k)}
@@ -86,17 +87,18 @@ def row_tflops(
 
 def compute_multiplier(
     reference:list, # Rows of the default at several lengths, from `read_rows`
-    rows:list, # Rows of one option, a seed each
+    rows:list, # Rows of one option, one per seed
     metric:str='finetuned', # One of `metrics`
 )->Multiplier|None: # None if no seed has both
-    "Compare an option's FLOPs with those that the default needs for its accuracy, seed by seed."
+    "Compare an option's FLOPs with those of the default at equal accuracy, seed by seed."
     logs,beyond = [],[]
     for r in rows:
         curve = sorted((row_tflops(d), d[metric]) for d in reference if d['seed'] == r['seed'])
         if len(curve) < 2: continue
         flops,beyond_end = needed_flops(*map(list, zip(*curve)), r[metric])
         beyond.append(beyond_end)
-        logs += [dict(row='needed', seed=r['seed'], log=math.log(flops)), dict(row='spent', seed=r['seed'], log=math.log(row_tflops(r)))]
+        logs += [dict(row='needed', seed=r['seed'], log=math.log(flops)),
+                 dict(row='spent', seed=r['seed'], log=math.log(row_tflops(r)))]
     if not logs: return None
     d = paired_difference(logs, 'needed', 'spent', 'log')
     low,high = (math.exp(x) for x in (d.mean - d.half, d.mean + d.half))

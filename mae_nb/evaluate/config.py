@@ -18,10 +18,10 @@ class KnnConfig:
     data:str = 'fashion' # 'fashion' (included), a torchvision set, a folder of images or shards, hf:NAME, inat2018, ...
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
     image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
-    label_column:str|None = None # its column of classes, likewise
+    label_column:str|None = None # its column of labels; chosen by its name if not given
     download:bool = False # let torchvision download a missing data set
     label_fraction:float = 1. # fraction of each class's training images to use
-    pool:Literal['avg', 'token', 'both'] = 'avg' # mean over patches, class token, or both side by side
+    pool:Literal['avg', 'token', 'both'] = 'avg' # mean over patches, class token, or both concatenated
     k:int = 20 # neighbours that vote
     temperature:float = 0.07 # a vote weighs exp(cosine / temperature)
     features:str|None = None # folder to cache the features in
@@ -39,8 +39,10 @@ class KnnConfig:
     def __post_init__(self):
         if not self.encoder: raise ValueError(f'encoder must be a pre-trained run, file or name, got {self.encoder!r}')
         to_text(self, 'encoder', 'data', 'data_root', 'features', 'output')
-        check_fields(self, dict(k=1, max_bad_images=0, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0))
-        if not 0 < self.label_fraction <= 1: raise ValueError(f'label_fraction must be in (0, 1], got {self.label_fraction}')
+        lowest = dict(k=1, max_bad_images=0, batch_size=1, num_workers=0, seed=0, temperature=0, label_fraction=0)
+        check_fields(self, lowest)
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f'label_fraction must be in (0, 1], got {self.label_fraction}')
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f'crop_pct must be in (0, 1], got {self.crop_pct}')
 
@@ -55,7 +57,7 @@ class EvalConfig:
     protocol:Protocol = 'plain' # imagenet-a and -r choose among 200 classes; imagenet-c reports mCE
     data_root:str|None = None # where torchvision or Hugging Face keep their sets; folder of an annotated set
     image_column:str|None = None # column of images of a Hugging Face data set; chosen by its name if not given
-    label_column:str|None = None # its column of classes, likewise
+    label_column:str|None = None # its column of labels; chosen by its name if not given
     split:Literal['train', 'test'] = 'test' # part of the data
     use_ema:bool = False # use the moving average of the weights that the run kept
     batch_size:int = 64 # images per process and forward pass
@@ -79,8 +81,8 @@ class EvalConfig:
 # %% ../../nbs/4e_evaluation/80_evaluate_config.ipynb #r0a1b2c4
 @dataclass(frozen=True)
 class ReportConfig:
-    "How a run of pre-training is evaluated for its report."
-    max_images:int = 20000 # of the training images, and of the test images: at most so many, the same share of each class
+    "How a pre-training run is evaluated for its report."
+    max_images:int = 20000 # at most so many training images and test images, the same fraction of each class
     batch_size:int = 64 # images at a time
     num_workers:int = 0 # data-loader workers
     precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given

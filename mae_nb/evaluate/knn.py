@@ -31,12 +31,12 @@ from .accuracy import predict_all
 def extract_features(
     model, # An encoder or MAE, with its `cfg`
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
-    pool:str='avg', # `'avg'`, the mean over patches, `'token'`, the class token, or `'both'` side by side
+    pool:str='avg', # `'avg'`, the mean over patches, `'token'`, the class token, or `'both'` concatenated
     batch_size:int=64, # Images at a time
     num_workers:int=0, # Data-loader workers
     world:DistInfo=DistInfo(), # Rank, number of processes and device
     **how # `crop_pct`, `image_backend`, `precision`, `skipped`, as in `predict_batches`
-)->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)` of images that can be read, on the CPU
+)->tuple[Tensor,Tensor]: # Features `(N, D)` and labels `(N,)` of readable images, on the CPU
     "Encode unmasked images with a frozen encoder."
     if pool not in ('avg', 'token', 'both'): raise ValueError(f"pool must be 'avg', 'token' or 'both', got {pool!r}")
     how |= dict(batch_size=batch_size, num_workers=num_workers)
@@ -62,7 +62,7 @@ def raw_pixels(
 
 # %% ../../nbs/4e_evaluation/81_knn.ipynb #59e618aa
 def _nearest(new, bank_labels, sim, labels, k):
-    "The `k` largest of similarities to a part of the bank, and of those found so far, with their labels; largest first."
+    "Merge similarities to a part of the bank with the best so far: the `k` largest and their labels, descending."
     new,ids = new.topk(min(k, new.shape[1]), dim=1)
     labels = torch.cat([labels, bank_labels[ids]], 1)
     sim = torch.cat([sim, new], 1)
@@ -70,16 +70,16 @@ def _nearest(new, bank_labels, sim, labels, k):
     return sim, labels.gather(1, ids)
 
 def knn_rank(
-    bank:Tensor, # Features that have labels, `(N, D)`
-    bank_labels:Tensor, # Their class numbers, `(N,)`
+    bank:Tensor, # Labelled features, `(N, D)`
+    bank_labels:Tensor, # Their class indices, `(N,)`
     feats:Tensor, # Features to classify, `(M, D)`
     k:int=20, # Neighbours that vote
     temperature:float=0.07, # A vote weighs `exp(cosine/temperature)`
-    top:int=5, # Classes to name
+    top:int=5, # Classes to return
     chunk:int=1024, # Features at a time, to bound memory
     bank_chunk:int=65536, # Labelled features at a time, to bound memory
     device=None, # Where it is computed; the CPU if not given
-)->Tensor: # Class numbers, the likeliest first, `(M, top)`, on the CPU
+)->Tensor: # Class indices, the likeliest first, `(M, top)`, on the CPU
     "kNN classification by weighted cosine similarity, as in DINO; at most `chunk * bank_chunk` similarities at a time."
     if not 1 <= k <= len(bank): raise ValueError(f'k must be between 1 and {len(bank)} (labelled features), got {k}')
     if not temperature > 0: raise ValueError(f'temperature must be above 0, got {temperature}')
@@ -98,7 +98,7 @@ def knn_rank(
     return torch.cat(ranks)
 
 def knn_predict(bank, bank_labels, feats, k=20, temperature=0.07, **how):
-    "Name the class that the nearest neighbours vote for, `(M,)`; arguments as in `knn_rank`."
+    "Predict the class with the most votes, `(M,)`; arguments as in `knn_rank`."
     return knn_rank(bank, bank_labels, feats, k, temperature, top=1, **how)[:,0]
 
 # %% ../../nbs/4e_evaluation/81_knn.ipynb #7d2f42d4
@@ -112,7 +112,7 @@ def _moments(feats, labels, classes, chunk=8192):
     return sums
 
 def _solve_ridge(sums, penalty):
-    "The linear map that these sums determine: weight and bias."
+    "Weight and bias of the linear map that minimises the penalised squared error."
     n,x,y,xx,xy = sums
     gram = (xx - torch.outer(x, x)/n)/n + penalty*torch.eye(len(x), dtype=torch.float64)
     weight = torch.linalg.solve(gram, (xy - torch.outer(x, y)/n)/n)
@@ -120,7 +120,7 @@ def _solve_ridge(sums, penalty):
 
 def ridge_fit(
     feats:Tensor, # Features, `(N, D)`
-    labels:Tensor, # Class numbers, `(N,)`
+    labels:Tensor, # Class indices, `(N,)`
     penalty:float, # Weight of the squared norm, per feature vector
 )->tuple[Tensor,Tensor]: # Weight `(D, classes)` and bias `(classes,)`
     "Solve for the linear map that best predicts -1/+1 class indicators, with an L2 penalty: no optimiser, no schedule."
@@ -128,21 +128,21 @@ def ridge_fit(
 
 # %% ../../nbs/4e_evaluation/81_knn.ipynb #68e401be
 def linear_predict(
-    bank:Tensor, # Features that have labels, `(N, D)`
-    bank_labels:Tensor, # Their class numbers, `(N,)`
+    bank:Tensor, # Labelled features, `(N, D)`
+    bank_labels:Tensor, # Their class indices, `(N,)`
     feats:Tensor, # Features to classify, `(M, D)`
-    penalties=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1., 10., 100., 1000.), # Penalties to choose from on every fifth labelled feature
-)->Tensor: # Class numbers, `(M,)`
+    penalties=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1., 10., 100., 1000.), # The best on every fifth labelled feature is used
+)->Tensor: # Class indices, `(M,)`
     "Classify by the closed-form linear probe on standardised features."
     bank,feats = ((x - bank.mean(0))/bank.std(0).clamp(min=1e-6) for x in (bank, feats))
     held = torch.arange(len(bank)) % 5 == 0
     classes = int(bank_labels.max()) + 1
-    rest,judge = (_moments(bank[m], bank_labels[m], classes) for m in (~held, held))
+    rest,fifth = (_moments(bank[m], bank_labels[m], classes) for m in (~held, held))
     def classify(x, w, b): return torch.cat([(part.double() @ w + b).argmax(1) for part in x.split(8192)])
     def score(penalty):
         return (classify(bank[held], *_solve_ridge(rest, penalty)) == bank_labels[held]).float().mean().item()
     best = max(penalties, key=score)
-    return classify(feats, *_solve_ridge([a + b for a,b in zip(rest, judge)], best))
+    return classify(feats, *_solve_ridge([a + b for a,b in zip(rest, fifth)], best))
 
 def probe_features(
     train:tuple, # Training features and labels
@@ -155,7 +155,7 @@ def probe_features(
 
 # %% ../../nbs/4e_evaluation/81_knn.ipynb #1dfba7c4
 def _cached_features(folder, name, told, make, world):
-    "Load cached features and labels, or make and cache them; raise `ValueError` if they depend on other than `told`."
+    "Load cached features and labels, or make and cache them; raise `ValueError` if their settings aren't `told`."
     if folder is None: return make()
     path,about = (Path(folder)/f'{name}.{kind}' for kind in ('safetensors', 'json'))
     def there():
@@ -178,8 +178,9 @@ def evaluate_knn(
 )->dict: # `images`, `top1`, `top5`, in percent
     "Evaluate an encoder by kNN on its features, in one process or under `torchrun`."
     with init_distributed(cfg.device) as world:
-        train,test,_,_ = load_labelled_splits(cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose, cfg.label_fraction,
-                                              cfg.seed, image_column=cfg.image_column, label_column=cfg.label_column)
+        train,test,_,_ = load_labelled_splits(
+            cfg.data, cfg.data_root, cfg.download, cfg.exif_transpose, cfg.label_fraction, cfg.seed,
+            image_column=cfg.image_column, label_column=cfg.label_column)
         if test is None: raise ValueError(f'{cfg.data} has no test images to evaluate on')
         model = from_pretrained(cfg.encoder, 'encoder', world.device, cfg.use_ema)
         precision = resolve_precision(cfg.precision, world.device)
@@ -187,8 +188,9 @@ def evaluate_knn(
         extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'features', 'output', 'batch_size', 'num_workers', 'device', 'max_bad_images'
         told = {k: v for k,v in asdict(cfg).items() if k not in free} | dict(weights=weights_id(model))
-        (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log)), world)
-                               for name,s in (('train', train), ('test', test)))
+        make = lambda s: partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log))
+        (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, make(s), world)
+                              for name,s in (('train', train), ('test', test)))
         mine = slice(world.rank, None, world.size)
         right = knn_rank(bank, y, feats[mine], cfg.k, cfg.temperature, device=world.device) == z[mine,None]
         one,five = (sum(v) for v in zip(*all_gather_object((int(right[:,0].sum()), int(right.sum())), world)))
