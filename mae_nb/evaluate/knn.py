@@ -187,7 +187,8 @@ def evaluate_knn(
         same = {k: getattr(cfg, k) for k in ('pool', 'batch_size', 'num_workers', 'crop_pct', 'image_backend')}
         extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'ridge', 'features', 'output', 'batch_size', 'num_workers', 'device'
-        told = {k: v for k,v in asdict(cfg).items() if k not in (*free, 'max_bad_images')} | dict(weights=weights_id(model))
+        told = {k: v for k,v in asdict(cfg).items() if k not in (*free, 'max_bad_images')}
+        told['weights'] = weights_id(model)
         make = lambda s: partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log))
         (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, make(s), world)
                               for name,s in (('train', train), ('test', test)))
