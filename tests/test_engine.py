@@ -249,7 +249,7 @@ def test_a_lock(run, capsys):
     (['--clip_grad', '-1'], 'clip_grad must be at least 0'), (['--mask_sampling', 'blok'], "Expected one of ('random', 'block', 'grid')"),
     (['--mean', '0.5'], 'mean and std belong together'), (['--mean', '0.5', '--std', 'half'], "could not convert string to float: 'half'"), (['--keep_checkpoints', '0'], 'keep_checkpoints must be at least 1'),
     (['--resume', 'auto', '--overwrite'], 'give one of them'), (['--resume', 'nowhere'], 'nowhere is no checkpoint'), (['--fsdp'], 'start with torchrun'),
-    (['--effective_batch', '20000', '--batch_size', '8'], 'there are 10000: lower batch_size')])
+    (['--effective_batch', '20000', '--batch_size', '8'], 'there are 10000: lower effective_batch')])
 def test_flags_out_of_range(tmp_path, capsys, flags, said):
     try: code = mae_pretrain(['--output_dir', str(tmp_path/'run'), *RUN, *flags])
     except SystemExit as e: code = e.code
