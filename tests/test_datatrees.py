@@ -150,7 +150,7 @@ def test_any_tree_is_read_as_by_hand(seed):
             listing = list_images(folder)
             assert len(others) == listing.endings.total() + listing.by_products.total() + len(listing.broken)  # all is accounted for,
             told = ' '.join(found.notes)
-            for what,there in ('no images to Pillow', listing.endings), ('by-products', listing.by_products), ('read anyway', listing.circles), ('links to nothing', listing.broken), ('through links', listing.linked):
+            for what,there in ('no images to Pillow', listing.endings), ('hidden and system files', listing.by_products), ('read anyway', listing.circles), ('links to nothing', listing.broken), ('through links', listing.linked):
                 assert (what in told) == bool(there)                                                           # and told
             assert all(c in told for c in listing.circles[:5])
             tops = [f.split(os.sep)[0] for f in names(found)]

@@ -33,10 +33,12 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 
 @pytest.mark.slow
 def test_both_ends_of_a_sweep(tiny, home):
-    "Without blocks it is the linear probe, with all of them full fine-tuning; bitwise identical weights."
+    "Without blocks it is the linear probe, pooled as the other runs; with all of them full fine-tuning; bitwise identical weights."
     partial,probe = replace(partial_defaults, output_dir=home/'ends', **tiny),replace(linprobe_defaults, **tiny)
+    assert (partial.pool, probe.pool) == ('avg', 'token')
     runs = sweep(partial, [0, 4.], probe, **QUIET)
-    assert same(read_weights(runs[0]).state, read_weights(finetune(replace(probe, output_dir=home/'probe'), **QUIET)).state)
+    alone = finetune(replace(probe, pool='avg', output_dir=home/'probe'), **QUIET)
+    assert same(read_weights(runs[0]).state, read_weights(alone).state)
     full = FinetuneConfig(output_dir=home/'full', **tiny)
     assert same(read_weights(runs[4.]).state, read_weights(finetune(full, **QUIET)).state)
 
