@@ -31,8 +31,6 @@ GONE = {  # a word that must not come back -> what to write
     r'\b(shall|mend|mends|mended|for ever|likewise|whoever|by-products?|in two goes)\b': 'plain English'}
 PATTERN = re.compile('|'.join(f'({p})' for p in GONE), re.I)
 FIELD = ['self-supervised', 'representation', 'positional embedding', 'downstream', 'backbone', 'learning rate', 'pretext task', 'baseline', 'contrastive', 'frozen']
-ALLOWED = {  # (name of the file, word): why it may stand there
-}
 
 def without_code(text):
     "Markdown without code, links' targets and quotations."
@@ -67,8 +65,7 @@ def files():
 
 def found(path):
     for where,text in prose_of(path):
-        for m in PATTERN.finditer(text):
-            if (path.name, m[0].lower()) not in ALLOWED: yield f'{where}: {" ".join(text[max(0, m.start() - 30):m.end() + 30].split())!r}'
+        for m in PATTERN.finditer(text): yield f'{where}: {" ".join(text[max(0, m.start() - 30):m.end() + 30].split())!r}'
 
 @pytest.mark.parametrize('path', files(), ids=lambda p: p.name)
 def test_no_private_word_is_left(path): assert list(found(path)) == []
@@ -78,10 +75,6 @@ def test_words_notice(text, word): assert PATTERN.search(text)[0] == word
 
 @pytest.mark.parametrize('text', ['above chance level', 'one standard deviation', 'a random number generator', 'masking ratio', '`mask ratio` in code'])
 def test_words_leave(text): assert not PATTERN.search(without_code(text))
-
-def test_every_exception_is_needed():
-    used = {(p.name, m[0].lower()) for p in files() for _,text in prose_of(p) for m in PATTERN.finditer(text)}
-    assert set(ALLOWED) <= used
 
 def field_counts():
     text = ' '.join(t for p in sorted((ROOT/'nbs/1_paper').glob('*.ipynb')) for _,t in prose_of_notebook(p)).lower()
