@@ -113,6 +113,7 @@ def flags(name, capsys):
     for text in re.split(r'(?<!,) (?=--\w)', unframed(said)):
         if m := found.match(text): yield f'  {m[1]}{m[2] or ""} = {m[3] or m[4]}'
 
+@pytest.mark.slow
 def test_commands_are_as_written_down(capsys, monkeypatch):
     "A flag, its type and its default are promises. Meant to change? `pytest tests/test_cli.py -k written_down` with UPDATE=1 writes the file anew."
     monkeypatch.setenv('COLUMNS', '400')
