@@ -22,6 +22,7 @@ def _start(command, folder):
     with open(folder/'log.txt', 'a') as out:
         return subprocess.Popen(call, stdout=out, stderr=out, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
+# %% ../../nbs/4e_evaluation/83b_ablate.ipynb #03c893a6
 def finish_runs(
     runs:list, # Of `Run`
     processes:int, # Number of concurrent runs

@@ -155,6 +155,7 @@ def shown_pool(
     "Pooling of the probes shown: the paper's class token; the mean of patches, as in fine-tuning, at small scale."
     return 'token' if scale == 'paper' else 'avg'
 
+# %% ../../nbs/4e_evaluation/83a_results.ipynb #89e8be59
 def ablation_table(
     name:str, # One of `grids`
     rows:list, # From `read_rows`

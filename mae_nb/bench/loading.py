@@ -36,6 +36,7 @@ def _heavy_jpeg(clean, noise, kilobytes):
         lo,hi = (mid, hi) if out.tell() < kilobytes*1000 else (lo, mid)
     return out.getvalue()
 
+# %% ../../nbs/4f_tools/91d_bench_loading.ipynb #cad76813
 def make_jpegs(
     folder, # Output folder; gets two class folders
     n:int=200, # Number of images
@@ -131,6 +132,7 @@ def _cpu_and_wall(do, device):
     wall = time_once(do, device)
     return cpu_seconds() - start, wall
 
+# %% ../../nbs/4f_tools/91d_bench_loading.ipynb #7eda89d3
 def bench_loader(
     b:LoaderBench, # What to measure
     log=print, # Called with lines of text

@@ -89,6 +89,7 @@ def _row(b, cfg, sides, precision, compiled, device):
                 images_per_s=b.batch_size/s['ours'], tflops=flops/1e12, of_peak=flops/peak/1e12 if peak else None,
                 memory={k: _step_memory(*side, device) for k,side in sides.items()}, rounds=seen)
 
+# %% ../../nbs/4f_tools/91b_bench_step.ipynb #e3b5f086
 def bench_step(
     b:StepBench, # What to measure
     log=print, # Called with lines of text

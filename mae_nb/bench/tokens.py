@@ -37,6 +37,7 @@ def _passes(models, batch_size, mask_ratio, precision):
         loss.backward()
     return {k: partial(run, m) for k,m in models.items()}
 
+# %% ../../nbs/4f_tools/91c_bench_tokens.ipynb #97276c71
 def _with_and_without(b, device, mask_ratio=0.75, **changes):
     "One setting: FLOPs and seconds with mask tokens in the encoder, and without."
     torch.manual_seed(0)
@@ -53,6 +54,7 @@ def _with_and_without(b, device, mask_ratio=0.75, **changes):
                 time=ratio(seen['with'], seen['without']),
                 seconds={k: float(np.median(v)) for k,v in seen.items()}, rounds=seen)
 
+# %% ../../nbs/4f_tools/91c_bench_tokens.ipynb #5fbe9997
 def bench_tokens(
     b:TokensBench, # What to measure
     log=print, # Called with lines of text

@@ -48,6 +48,7 @@ def _check_workers(n):
     if n > most:
         raise ValueError(f'num_workers must be at most {most} on a machine of {os.cpu_count()} processors, got {n}')
 
+# %% ../../nbs/4a_model/40_core_config.ipynb #bc763d3b
 def check_fields(
     config, # An instance of a dataclass
     at_least:dict, # Smallest value of each numeric field

@@ -40,6 +40,7 @@ def atomic_write(
     sync_folder(path.parent)
     return path
 
+# %% ../../nbs/4a_model/40b_core_files.ipynb #560221aa
 def save_json(
     obj, # Anything that JSON can hold
     path, # File to write
@@ -75,6 +76,7 @@ def save_weights(
     save_json(config, folder/'model.json')
     return save_tensors(state, folder/'model.safetensors')
 
+# %% ../../nbs/4a_model/40b_core_files.ipynb #c9931418
 def weights_folder(
     path, # A run, a checkpoint, or any folder of weights
 )->Path: # The newest checkpoint of a run; else the folder itself

@@ -28,6 +28,7 @@ def _number(env, name):
     except ValueError as e:
         raise ValueError(f'{name}={env[name]} is not an integer: unset it, if it was left behind') from e
 
+# %% ../../nbs/4c_training/61a_launch.ipynb #a0fd3060
 def _meeting_point(env, how, size, inside):
     "Host and port of rank 0; raise `ValueError` if they are not set and can't be derived."
     if how == 'torchrun':
@@ -43,6 +44,7 @@ def _meeting_point(env, how, size, inside):
     if inside in env and _number(env, inside) == size: return 'localhost', port
     raise ValueError(f'{size} processes by {how}, perhaps on several machines: set MASTER_ADDR to the host of rank 0')
 
+# %% ../../nbs/4c_training/61a_launch.ipynb #d901f470
 def launch_info(
     env=os.environ, # Environment variables
 )->dict: # `how`, `rank`, `size`, `local` (None if not set), `host` and `port`; None for a single process

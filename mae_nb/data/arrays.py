@@ -98,6 +98,7 @@ def _numbers(data, im, channels):
         axis = 2 if a.ndim == 3 else None
     return a[None] if axis is None else np.moveaxis(a, axis, 0), nodata
 
+# %% ../../nbs/4b_data/50e_arrays.ipynb #e1757b48
 def read_numbers(
     data:bytes, # Content of a file
     im, # As Pillow opens it; None if it can't
@@ -151,6 +152,7 @@ def _fit_notes(values, a, b):
     if (out := ((values < a) | (values > b)).mean()) > 0.01:
         yield f'warning: {out:.0%} of the values are outside of value_range={a:g},{b:g}'
 
+# %% ../../nbs/4b_data/50e_arrays.ipynb #00298527
 def measure_range(
     arrays, # Images from `read_numbers`, one after the other
     kind:ImageKind, # Of them all

@@ -47,6 +47,7 @@ class HFImages(EncodedImageDataset):
         if row is None: raise CorruptImage(f'cannot read {self.name(i)}: there is no image in it')
         return row['bytes'] if row['bytes'] is not None else read_bytes(row['path'])
 
+# %% ../../nbs/4b_data/51_data.ipynb #abf99d13
 def hf_images(
     name:str, # Of a data set on the hub, or a folder of parquet files
     split:str='train', # `'train'`, or `'test'`, which may be called validation there
@@ -92,6 +93,7 @@ torchvision_sets = {  # name: arguments for training and for test
     'OxfordIIITPet': (dict(split='trainval'), dict(split='test')),
     'Imagenette': (dict(split='train'), dict(split='val'))}
 
+# %% ../../nbs/4b_data/51_data.ipynb #b19ea0ed
 def torchvision_images(
     name:str, # One of `torchvision_sets`
     split:str, # `'train'` or `'test'`
@@ -138,6 +140,7 @@ def _all_in(path, exif_transpose, shards, but=(), notes=()):
     found.notes = [*notes, *found.notes]
     return found
 
+# %% ../../nbs/4b_data/51_data.ipynb #1fb4b3cc
 def _in_folder(path, split, exif_transpose):
     "The images of a folder, or of the part of it that belongs to a split."
     shards,notes = _shards_of(path, split)
@@ -149,6 +152,7 @@ def _in_folder(path, split, exif_transpose):
 
 bundled_sets = dict(fashion=fashion, cluttered_fashion=cluttered_fashion, scenes=scene_images)  # names for commands
 
+# %% ../../nbs/4b_data/51_data.ipynb #db885ea0
 def load_images(
     data:str, # A name of a table above, a folder, shards like `'x-{000..146}.tar'` (path or URL), or `'hf:NAME'`
     split:str='train', # `'train'` or `'test'`

@@ -53,6 +53,7 @@ def choose_columns(
     chosen = _choose('image_column', image_column, pictures), _choose('label_column', label_column, labels)
     return *chosen, [c for c in (*pictures, *labels) if c not in chosen]
 
+# %% ../../nbs/4b_data/51a_inventory.ipynb #a98c859f
 def column_labels(
     dataset, # `datasets.Dataset`
     column:str, # Of class indices, or names
@@ -121,6 +122,7 @@ def settle_channels(
     if 2*grey > len(kinds): dataset.notes = [*dataset.notes, note]
     return with_channels(dataset, 1 if 0 < grey == len(kinds) else 3).channels
 
+# %% ../../nbs/4b_data/51a_inventory.ipynb #b9e01eae
 def _memory_channels(dataset, asked, value_range):
     "The channels of images in memory, which can't be changed."
     there = len(dataset[0][0])

@@ -79,6 +79,7 @@ class _SomeEncoded(_Some, EncodedImageDataset):
     def read(self, i): return self.dataset.read(int(self.ids[i]))
     def read_many(self, ids): return self.dataset.read_many([int(self.ids[i]) for i in ids])
 
+# %% ../../nbs/4b_data/52b_labelled.ipynb #9f61e5fd
 def label_subset(
     dataset:Dataset, # With `labels`
     fraction:float, # Fraction of each class, in (0, 1]

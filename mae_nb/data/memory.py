@@ -110,6 +110,7 @@ def on_device(
     if device.type == 'cuda' and x.device.type != 'cuda' and 2*x.nbytes > torch.cuda.mem_get_info(device)[0]: return x
     return x.to(device)
 
+# %% ../../nbs/4b_data/52c_memory.ipynb #75e66234
 def memory_batches(
     view, # `PretrainDataset`, `FinetuneDataset`, ...: has `seed`, `draw` and `batch`
     batches, # Lists of `(epoch, index)`, as from `ResumableBatchSampler`

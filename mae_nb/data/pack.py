@@ -132,6 +132,7 @@ def _settled_notes(dataset, cfg):
                          'leave it out')
     return dataset.notes
 
+# %% ../../nbs/4b_data/53_pack.ipynb #bf9fe7c4
 def pack(
     cfg:PackConfig, # What to pack
     log=print, # Called with each line of output
@@ -163,6 +164,7 @@ def pack(
     log(f'packed   {len(order) - len(bad.found)} of {len(order)} images into {len(shards)} shards: {out}/{name}-*.tar')
     return shards
 
+# %% ../../nbs/4b_data/53_pack.ipynb #4b7bef46
 def _load(cfg):
     "The images of a configuration."
     columns = dict(image_column=cfg.image_column, label_column=cfg.label_column)
@@ -202,6 +204,7 @@ def _look(dataset, i):
     return dict(format=im.format, mode=im.mode, height=im.height, width=im.width, bytes=len(data),
                 turned=needs_exif_transpose(im))
 
+# %% ../../nbs/4b_data/53_pack.ipynb #ce1be9b1
 def check(
     dataset:Dataset, # From `load_images`
     num_workers:int=0, # Processes

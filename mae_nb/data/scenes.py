@@ -35,6 +35,7 @@ def _place(canvas, owner, areas, k, imgs, which, side, top, left, wanted):
         placed[at] = fits
     return placed
 
+# %% ../../nbs/3_transfer/31_scenes.ipynb #4422a3f1
 def make_scenes(
     imgs:Tensor, # Objects on black, uint8, `(M, 1, H, W)`
     labels:Tensor, # Their classes, `(M,)`
@@ -95,6 +96,7 @@ class Scenes(Dataset):
         table = torch.cat([torch.zeros(1, dtype=torch.long), self.objects[i] + 1])
         return table[self.owner[i,0].long()]
 
+# %% ../../nbs/3_transfer/31_scenes.ipynb #f5f36b93
 def mask_boxes(
     masks:Tensor, # `(n, H, W)`, bool, none of them empty
 )->Tensor: # `(n, 4)`, float: left, top, right, bottom, in pixels

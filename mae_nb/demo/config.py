@@ -12,6 +12,7 @@ from ..core.config import check_fields, to_text
 
 _of_pages = 'compare', 'untrained', 'dtype', 'images', 'title' # settings without a meaning for a graph
 
+# %% ../../nbs/4d_weights/73_demo_config.ipynb #2b35bf4c
 @dataclass(frozen=True)
 class ExportConfig:
     "A model to export: as a page that works offline in any browser, or as ONNX graphs."

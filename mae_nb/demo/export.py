@@ -73,6 +73,7 @@ def page_tensors(
         out[k] = conv_as_linear(v) if v.ndim == 4 else v if v.ndim == 2 else v.flatten()
     return out
 
+# %% ../../nbs/4d_weights/73a_demo.ipynb #8a74410f
 def model_record(
     model:MaskedAutoencoderViT, # To write
     name:str, # That the page shows
@@ -132,6 +133,7 @@ def _opened(path):
         if not Path(path).is_file(): raise FileNotFoundError(f'there is no image {path}') from e
         raise ValueError(f'{path} cannot be read as an image') from e
 
+# %% ../../nbs/4d_weights/73a_demo.ipynb #529e3504
 def example_images(
     cfg, # A `MAEConfig` of 1 or 3 channels
     data:str=None, # Set that the model was trained on

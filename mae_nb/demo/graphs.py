@@ -16,6 +16,7 @@ from ..model.patches import sincos_2d
 from ..weights.hub import from_pretrained
 from .config import ExportConfig, check_exportable
 
+# %% ../../nbs/4d_weights/73b_onnx.ipynb #a7db350e
 class Positions(nn.Module):
     "Positional embeddings of a grid: the formula where the table follows it, else the table."
     def __init__(self,

@@ -32,6 +32,7 @@ class _OrBlank(Dataset):
         try: return *self.view[i], i, ''
         except CorruptImage as e: return self.blank, unreadable, i, str(e)
 
+# %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #72274e8c
 def eval_view(dataset, size, crop_pct=None, image_backend='fast')->EvalDataset: # As for `predict_batches`
     """Make the evaluation data set. Unless a crop is given, images that already have the model's size are used whole:
     those in memory, and files, too, unless the release's rule applies to them (224 pixels or more, or its backend)."""
@@ -43,6 +44,7 @@ def _matched_view(dataset, cfg, *how):
     "The data set of an evaluation, with the channels of the model."
     return eval_view(match_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, *how)
 
+# %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #8f4b0b64
 def predict_batches(
     predict, # Takes normalised images `(B, C, H, W)`, returns one row per image
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -74,6 +76,7 @@ def predict_batches(
         good = slice(None) if rows_of_all or not any(why) else labels != unreadable
         if labels is not None and len(labels[good]): yield out.float().cpu()[good], labels[good]
 
+# %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #2ba696b9
 def check_unreadable(skipped:CorruptCounter, world:DistInfo)->int: # Counter of each process; the processes
     "Count unreadable images of all processes; raise `ValueError` in all of them above the limit."
     n = sum(all_gather_object(len(skipped.found), world))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from ..core.config import check_fields, to_text
 
+# %% ../../nbs/4e_evaluation/80_evaluate_config.ipynb #1a1761af
 @dataclass(frozen=True)
 class KnnConfig:
     "kNN evaluation of a frozen encoder's features, without training."

@@ -28,6 +28,7 @@ from ..weights.formats import weights_id
 from .config import KnnConfig
 from .accuracy import predict_all
 
+# %% ../../nbs/4e_evaluation/81_knn.ipynb #effc30d1
 def extract_features(
     model, # An encoder or MAE, with its `cfg`
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -69,6 +70,7 @@ def _nearest(new, bank_labels, sim, labels, k):
     sim,ids = sim.topk(min(k, sim.shape[1]), dim=1)
     return sim, labels.gather(1, ids)
 
+# %% ../../nbs/4e_evaluation/81_knn.ipynb #d98453e3
 def knn_rank(
     bank:Tensor, # Labelled features, `(N, D)`
     bank_labels:Tensor, # Their class indices, `(N,)`
@@ -97,6 +99,7 @@ def knn_rank(
         ranks.append(votes.topk(min(top, classes), dim=1).indices.cpu())
     return torch.cat(ranks)
 
+# %% ../../nbs/4e_evaluation/81_knn.ipynb #4d9ef5d1
 def knn_predict(bank, bank_labels, feats, k=20, temperature=0.07, **how):
     "Predict the class with the most votes, `(M,)`; arguments as in `knn_rank`."
     return knn_rank(bank, bank_labels, feats, k, temperature, top=1, **how)[:,0]

@@ -35,6 +35,7 @@ def _test_images(job, cfg=None):
     try: return _images(job, 'test', cfg)
     except NoSuchSplit: return _images(job, 'train', cfg)
 
+# %% ../../nbs/4e_evaluation/84_report.ipynb #776743f5
 def reconstruction_picture(
     run, # Folder of a run
     n:int=4, # Images to show
@@ -56,6 +57,7 @@ def _at_most(dataset, n, seed, split, log):
     log(f'probing  {len(some)} of {len(dataset)} {split} images, the same fraction of each class')
     return some
 
+# %% ../../nbs/4e_evaluation/84_report.ipynb #9c1eaaa6
 def probe_run(
     run, # Folder of a run
     cfg:ReportConfig=ReportConfig(), # On how many images, and where
@@ -87,6 +89,7 @@ def probe_run(
                  for pool,at in (('class token', 0), ('mean of patches', 1))]
     return rows
 
+# %% ../../nbs/4e_evaluation/84_report.ipynb #65777033
 def finetuned_rows(
     runs, # Folders of fine-tuned runs
 )->list: # Rows `dict(run, start, label_fraction, epochs, top1)`

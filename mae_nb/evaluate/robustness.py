@@ -180,6 +180,7 @@ def _evaluate_part(cfg, model, dataset, world=DistInfo(), log=print):
                      skipped=CorruptCounter(cfg.max_bad_images, log), **same)
     return dict(classes=len(dataset.classes or range(model.cfg.num_classes)), **found)
 
+# %% ../../nbs/4e_evaluation/82a_robustness.ipynb #b9bf75f6
 def run_eval(
     cfg:EvalConfig, # The evaluation
     log=print, # Called with each line of output

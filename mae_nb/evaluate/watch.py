@@ -40,6 +40,7 @@ def _some(dataset, most, seed):
     "At most `most` images, the same fraction of each class."
     return dataset if len(dataset) <= most else label_subset(dataset, most/len(dataset), seed)
 
+# %% ../../nbs/4e_evaluation/82_watch.ipynb #d00c4121
 class FeatureProbes:
     "Probes of a model's features during training, on a fixed sample of images."
     def __init__(self,

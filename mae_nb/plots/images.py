@@ -59,6 +59,7 @@ def _pictures(imgs, titles):
     return ([to_image_array(i) for i in imgs],
             [f'{t}\nbands 1, 2, 3' if has_bands(i) else t for t,i in zip(titles or [], imgs)])
 
+# %% ../../nbs/4a_model/46_show.ipynb #2f4b015b
 def show_images(
     imgs, # Images, each `(C, H, W)`; uint8, or float in [0, 1]
     titles=None, # One title per image, or one row's titles for the first row

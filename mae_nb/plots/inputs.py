@@ -22,6 +22,7 @@ def _from_pillow(im, cfg):
     im = ImageOps.fit(to_rgb(im), (W, H), Image.Resampling.BICUBIC)
     return tvf.pil_to_tensor(im.convert('L') if cfg.in_chans == 1 else im)
 
+# %% ../../nbs/4d_weights/71c_inputs.ipynb #d943c014
 def model_inputs(
     model, # An encoder, a MAE or a classifier
     imgs, # Normalised images `(B, C, H, W)`, or one `(C, H, W)`; uint8 or Pillow images, which are normalised here

@@ -84,6 +84,7 @@ def optimizer(self:BEiTTask):
     return adamw(self.model, self.lr, self.cfg.weight_decay, self.cfg.betas,
                  no_weight_decay_list=self.model.no_weight_decay())
 
+# %% ../../nbs/2_relatives/23c_beit_run.ipynb #d2eeb1f0
 def train_beit(
     cfg:BEiTConfig=BEiTConfig(), # Configuration
     log=print, # Called with lines of text

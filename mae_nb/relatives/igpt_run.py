@@ -114,6 +114,7 @@ def evaluate(self:IGPTTask, model, step=None):
     model.train(training)
     return dict(test_nats=nats.mean().item())
 
+# %% ../../nbs/2_relatives/21b_igpt_run.ipynb #f3da4d18
 @patch
 def summary(self:IGPTTask):
     c,m = self.cfg,self.model.cfg

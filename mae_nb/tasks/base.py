@@ -51,6 +51,7 @@ def _check_output(output_dir, dataset):
         raise ValueError(f'output_dir={output_dir} lies among the images of {at}: what a run writes would be read as '
                          'data. Give another output_dir')
 
+# %% ../../nbs/4c_training/65a_task.ipynb #6160b843
 class ImageTask:
     "Base of image tasks: a subclass has `setup`, which makes `model` and `dataset`, `loss`, `optimizer`, `summary`."
     eval_steps = 0 # Steps between evaluations; 0: none, else the subclass has `evaluate`

@@ -37,6 +37,7 @@ def _check_asked(w, cfg):
         unset = f'{k if flag else "model"}=None'
         raise ValueError(f'{source}, and {w.path} has {w.shapes[k]}: leave it out (of a recipe, give {unset}){more}')
 
+# %% ../../nbs/4c_training/65b_init_from.ipynb #020dc53b
 def read_init(
     cfg:PretrainConfig, # Configuration of the run
 )->Weights|None: # Encoder or autoencoder, adapted to the requested image size and channels; None without `init_from`
@@ -71,6 +72,7 @@ def _target(w, cfg):
         w.notes.append(f'its decoder predicted {of[learned]} pixels, and continues with {of[cfg.norm_pix_loss]} ones')
     return cfg.norm_pix_loss
 
+# %% ../../nbs/4c_training/65b_init_from.ipynb #fc3089b7
 def _decoder_task(w, cfg, s, tokenizer):
     "The decoder's settings: as trained, or, for a new decoder, as given."
     asked = {k: getattr(cfg, k) for k in ('target', 'pca_components', 'encoder_mask_tokens', 'decoder_cross')}
@@ -84,6 +86,7 @@ def _decoder_task(w, cfg, s, tokenizer):
                              'or init_decoder=False for a fresh decoder')
     return {}
 
+# %% ../../nbs/4c_training/65b_init_from.ipynb #91d6e0c9
 def init_config(
     cfg:PretrainConfig, # Configuration of the run
     dataset, # Training images

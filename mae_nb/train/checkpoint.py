@@ -49,6 +49,7 @@ def gather_state_dict(
     weights = dcp.get_model_state_dict(model, options=_whole)
     return weights, ({} if optimizer is None else _moments(model, optimizer)[1])
 
+# %% ../../nbs/4c_training/62_checkpoint.ipynb #58719e7d
 def load_state_dict_all(
     model:nn.Module, # Plain, replicated or sharded
     weights:dict, # From rank 0; ignored on the others
@@ -93,6 +94,7 @@ def show_weights(
         except OSError: atomic_write(outer, lambda tmp: shutil.copyfile(inner, tmp))
     sync_folder(run)
 
+# %% ../../nbs/4c_training/62_checkpoint.ipynb #e04e427a
 def clean_run(
     run, # Folder of a run, whose lock this process holds
 )->None:
@@ -113,6 +115,7 @@ def _digest(path):
         if hasattr(hashlib, 'file_digest'): return hashlib.file_digest(f, 'sha256').hexdigest()
         return hashlib.sha256(f.read()).hexdigest()  # Python 3.10
 
+# %% ../../nbs/4c_training/62_checkpoint.ipynb #8da09b19
 def _digest_saved(path, tensors):
     "The SHA-256 that a safetensors file should have: its header as written, then the tensors in memory."
     with open(path, 'rb') as f:
@@ -124,6 +127,7 @@ def _digest_saved(path, tensors):
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
+# %% ../../nbs/4c_training/62_checkpoint.ipynb #c300c0b6
 def save_checkpoint(
     run, # Folder of the run
     step:int, # Optimiser steps done
@@ -202,6 +206,7 @@ def latest_checkpoint(
     if damaged: raise ValueError(f'{run} has no intact checkpoint: ' + '; '.join(map(str, damaged.values())))
     return None, None
 
+# %% ../../nbs/4c_training/62_checkpoint.ipynb #2d39eb36
 def prune_checkpoints(
     run, # Folder of a run
     keep:int, # Number of latest checkpoints to keep

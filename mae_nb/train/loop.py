@@ -11,6 +11,7 @@ from itertools import count
 import torch
 from .optim import set_lr
 
+# %% ../../nbs/4c_training/63_loop.ipynb #0fad606d
 def train_steps(
     loss_of, # Called with a batch, returns its loss (a scalar tensor)
     batches, # Batches, `accum_iter` of them for each optimiser step

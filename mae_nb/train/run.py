@@ -62,6 +62,7 @@ def _inputs(run):
     if not isinstance(found, dict): raise ValueError(f'{path} is corrupted: it holds {str(found)[:60]}')
     return found
 
+# %% ../../nbs/4c_training/64_runs.ipynb #add7a18c
 def _check_same_config(cfg, task, before, folder=None, log=print):
     "Raise `ValueError` if a run (or its checkpoint in a folder) would be resumed with another configuration or model."
     before = _of_this_version(before, cfg, log)
@@ -100,6 +101,7 @@ def find_checkpoint(
         raise ValueError(f'{folder} cannot be resumed: its state.json lacks {", ".join(lacks)}')
     return found
 
+# %% ../../nbs/4c_training/64_runs.ipynb #2c570987
 def completed(
     cfg, # Configuration, a dataclass
     info:dict, # State of the checkpoint to continue from
@@ -110,6 +112,7 @@ def completed(
     if cfg.mean is None and model.get('mean'): cfg = replace(cfg, mean=model['mean'], std=model['std'])
     return cfg
 
+# %% ../../nbs/4c_training/64_runs.ipynb #06e4867c
 def open_run(
     cfg, # Configuration, a dataclass with `may_change`: names of fields that may differ from the run to continue
     task, # The task made of it

@@ -48,6 +48,7 @@ def to_results(
     for r,rle in zip(results, encode_masks(found['masks']) if 'masks' in found else ()): r['segmentation'] = rle
     return results
 
+# %% ../../nbs/3_transfer/33c_ap.ipynb #48e99271
 def from_results(
     results:list, # In COCO's format, of one image
     dataset:InstanceSet, # With the image
@@ -110,6 +111,7 @@ def _gathered(results, skipped, world):
     skipped.check(sum(all_gather_object(len(skipped.found), world)))
     return dict(sorted((i, r) for part in all_gather_object(results, world) for i,r in part.items()))
 
+# %% ../../nbs/3_transfer/33c_ap.ipynb #1529f218
 def detect_images(
     model:nn.Module, # A `Detector`, on its device
     dataset:InstanceSet, # Images

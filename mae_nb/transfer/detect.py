@@ -67,6 +67,7 @@ def spread(dataset:InstanceSet, most:int=None)->InstanceSet: # Test images; how 
     "Take some images, evenly spaced."
     return dataset.select(np.linspace(0, len(dataset) - 1, min(most or len(dataset), len(dataset))).astype(int))
 
+# %% ../../nbs/3_transfer/33d_detect.ipynb #40a2cc00
 def load_splits(
     cfg:DetectConfig, # Configuration
 )->tuple[InstanceSet,InstanceSet]: # Training images; test images, or None

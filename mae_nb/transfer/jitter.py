@@ -35,6 +35,7 @@ def _draw(ax, img, found, classes, threshold):
             ax.imshow(tint)
     ax.axis('off')
 
+# %% ../../nbs/3_transfer/33_jitter.ipynb #90b1fed9
 def show_instances(
     imgs:list, # Images, `(C, H, W)`
     found:list, # Objects of each: `boxes`, `labels`, perhaps `masks` and `scores`, on the CPU
@@ -81,6 +82,7 @@ def to_rle(
     counts = rle['counts']
     return dict(size=[h, w], counts=counts if isinstance(counts, str) else counts.decode())
 
+# %% ../../nbs/3_transfer/33_jitter.ipynb #875c5053
 def decode_masks(
     rles:list, # Compressed runs
     size:tuple, # `(H, W)` of the image
@@ -108,6 +110,7 @@ def jitter_size(
     r = scale*min(side/size[0], side/size[1])
     return tuple(max(1, round(s*r)) for s in size)
 
+# %% ../../nbs/3_transfer/33_jitter.ipynb #c64885ca
 def move_instances(
     target:dict, # Boxes, labels and perhaps masks of the image
     before:tuple, # `(H, W)` of the image
@@ -130,6 +133,7 @@ def move_instances(
     keep = (boxes[:,2:] > boxes[:,:2]).all(1)
     return dict(boxes=boxes[keep], labels=target['labels'][keep])
 
+# %% ../../nbs/3_transfer/33_jitter.ipynb #ef3f4a69
 def large_scale_jitter(
     img:Tensor, # `(C, H, W)`
     target:dict, # Its objects

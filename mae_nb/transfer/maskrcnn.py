@@ -134,6 +134,7 @@ class PyramidBackbone(nn.Module):
     def forward(self, imgs:Tensor)->dict: # Of `(B, C, S, S)`: maps by name
         return self.pyramid(feature_maps(self.vit, imgs, self.last))
 
+# %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #77b78acb
 def make_rcnn(
     c:DetectorConfig, # Sizes
 )->FasterRCNN: # `MaskRCNN`, if masks are predicted
@@ -163,6 +164,7 @@ def make_rcnn(
     for p in net.roi_heads.box_predictor.children(): nn.init.zeros_(p.bias)
     return net
 
+# %% ../../nbs/3_transfer/33b_maskrcnn.ipynb #bdec982b
 class Detector(nn.Module):
     "Mask R-CNN, or Faster R-CNN, on a plain ViT."
     def __init__(self, cfg:DetectorConfig):

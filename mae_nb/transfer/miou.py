@@ -83,6 +83,7 @@ def predict_windows(
             hits[i][t:t + H,l:l + W] += 1
     return [(s/n)[:,:x.shape[1],:x.shape[2]] for s,n,x in zip(sums, hits, imgs)]
 
+# %% ../../nbs/3_transfer/32c_miou.ipynb #bc76f17e
 def predict_whole(
     forward, # As for `predict_windows`
     imgs:list, # As for `predict_windows`
@@ -106,6 +107,7 @@ class EvalMaps(Dataset):
 
 def _as_is(sample): return sample
 
+# %% ../../nbs/3_transfer/32c_miou.ipynb #6e689b91
 @torch.no_grad()
 def count_pixels(
     # With `cfg` (`img_size`, `mean`, `std`, `num_classes`), and `predict`, called with images, which returns logits
@@ -136,6 +138,7 @@ def count_pixels(
             n += confusion_matrix(pred.cpu(), labels, cfg.num_classes)
     return n
 
+# %% ../../nbs/3_transfer/32c_miou.ipynb #560e9955
 def evaluate_maps(
     model, dataset, world:DistInfo=DistInfo(), skipped:CorruptCounter=None, # As for `count_pixels`
     per_class:bool=False, # Add the IoU of each class?

@@ -165,6 +165,7 @@ def _to_segmentation(state):
 # Names in a backbone of what no encoder has
 new_parts = ('attn.rel_pos_h', 'attn.rel_pos_w', 'attn.relative_position_bias_table', 'gamma_1', 'gamma_2')
 
+# %% ../../nbs/3_transfer/30_pyramid.ipynb #0d6e1abb
 def load_backbone(
     vit:nn.Module, # From `make_backbone`
     w:Weights, # From `read_weights`: of an encoder, or an autoencoder, whose encoder is taken

@@ -107,6 +107,7 @@ def assign(
     rows,cols = linear_sum_assignment(cost.nan_to_num(1e9, 1e9, 1e9).cpu().numpy())
     return torch.from_numpy(rows).to(masks.device), torch.from_numpy(cols).to(masks.device)
 
+# %% ../../nbs/3_transfer/32f_query.ipynb #ad82dbe8
 def query_loss(
     masks:Tensor, # Logits, `(B, Q, h, w)`
     classes:Tensor, # Logits, `(B, Q, K+1)`
@@ -137,6 +138,7 @@ def query_loss(
     weight[none] = 0.1
     return 2*F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weight) + sum(parts)/max(1, count)
 
+# %% ../../nbs/3_transfer/32f_query.ipynb #23aba734
 def mask_probabilities(
     progress:float, # Of the training, 0 to 1
     blocks:int, # Last blocks with queries

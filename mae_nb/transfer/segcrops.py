@@ -81,6 +81,7 @@ def pad_pair(
     out[:,:h,:w] = img
     return out, F.pad(labels, (0, size[1] - w, 0, size[0] - h), value=ignored)
 
+# %% ../../nbs/3_transfer/32a_crops.ipynb #60da1940
 class SegmentationDataset(Dataset):
     "Augmented images and maps: each sample `(epoch, index)` has its own random numbers."
     in_memory = False

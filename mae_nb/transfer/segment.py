@@ -103,6 +103,7 @@ def evaluate(self:SegmentTask, model, step=None)->dict: # Percent
     found = {k: round(v, 6) for k,v in found.items()}
     return {dict(skipped='test_skipped').get(k, k): v for k,v in found.items()}
 
+# %% ../../nbs/3_transfer/32e_segment.ipynb #5313a6e7
 @patch
 def paint(self:SegmentTask, step:int, n:int=6)->None: # Optimiser steps done; images
     "Write predictions of some test images, the same each time, as `pictures/step-*.png`."
@@ -229,6 +230,7 @@ def evaluate_run(
             + ', '.join(f'{k} {v:.4g}' for k,v in found.items() if k != 'iou'))
     return found
 
+# %% ../../nbs/3_transfer/32e_segment.ipynb #c8e25c04
 def segment(
     cfg:SegmentConfig, # Configuration
     log=print, # Called with lines of text

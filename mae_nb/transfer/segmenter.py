@@ -49,6 +49,7 @@ class SegmenterConfig(DenseViTConfig):
         if self.head == 'query' and self.query_blocks >= self.depth:
             raise ValueError(f'query_blocks={self.query_blocks} must be fewer than the {self.depth} blocks')
 
+# %% ../../nbs/3_transfer/32d_segmenter.ipynb #262ff71d
 class PyramidHead(nn.Module):
     "Four maps of a plain ViT, UperNet on them, and an auxiliary head on the third."
     def __init__(self, cfg:SegmenterConfig, aux_weight:float=0.4): # Sizes; weight of the auxiliary loss
@@ -126,6 +127,7 @@ def make_segmenter(
     load_backbone(model.backbone, w)
     return model
 
+# %% ../../nbs/3_transfer/32d_segmenter.ipynb #e5304173
 def load_segmenter(
     source, # Folder of a run of `mae_segment`, or of one of its checkpoints
     use_ema:bool=False, # Load the run's EMA weights?

@@ -69,6 +69,7 @@ class UperNetHead(nn.Module):
         joined = torch.cat([resize_maps(x, levels[0].shape[2:]) for x in levels], 1)
         return self.classify(self.dropout(self.join(joined)))
 
+# %% ../../nbs/3_transfer/32b_upernet.ipynb #4e75d278
 class FCNHead(nn.Module):
     "Logits from one map: the auxiliary head."
     def __init__(self, dim:int, num_classes:int, channels:int=256, dropout:float=0.1): # As for `UperNetHead`

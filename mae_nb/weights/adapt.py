@@ -66,6 +66,7 @@ def adapt_input_channels(
     if C not in (1, 3): raise ValueError(f'channels are adapted from 1 or 3, these weights have {C}')
     return adapt_input_conv(in_chans, kernel) if C == 3 else kernel.expand(-1, in_chans, -1, -1)/in_chans
 
+# %% ../../nbs/4d_weights/71a_adapt.ipynb #28617ed1
 def resample_prediction(
     layer:Tensor, # Last layer of a decoder: weight `(p*p*C, D)` or bias `(p*p*C,)`
     patch_size:tuple, # Patch side, before and after
@@ -94,6 +95,7 @@ def _adapt_kernels(state, patch_size, in_chans, notes):
         state[k] = resample_prediction(state[k], patch_size, in_chans)
     notes.append("the decoder's predictions resized, too")
 
+# %% ../../nbs/4d_weights/71a_adapt.ipynb #7faedc7d
 def adapt(
     w:Weights, # Of any kind
     img_size=None, # Another image side, or `(H, W)`, in pixels

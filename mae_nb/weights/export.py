@@ -30,6 +30,7 @@ def hf_config(
                 layer_norm_eps=1e-6, initializer_range=0.02, attention_probs_dropout_prob=0., hidden_dropout_prob=0.,
                 mask_ratio=mask_ratio)
 
+# %% ../../nbs/4d_weights/72_publish.ipynb #e0689745
 def hf_processor(s:dict)->dict: # `preprocessor_config.json`
     "Describe a `MAEConfig`'s images to transformers: resized to the side, normalised as in training."
     low,high = s.get('value_range') or (0, 255)

@@ -80,6 +80,7 @@ def _dictionaries(found, at=()):
     for k,v in found.items(): here |= _dictionaries(v, (*at, str(k)))
     return here
 
+# %% ../../nbs/4d_weights/70a_weight_files.ipynb #a6de1bbc
 def _select(found, path):
     "The dictionary of tensors that a file is about, the keys that lead there, and other places that hold an encoder."
     places = _dictionaries(found)
@@ -112,6 +113,7 @@ def _strip(state, path):
     notes = [f'{w} removed from the names' for w in sorted(_wrappers) if any(w in k.split('.') for k in state)]
     return {v: state[k] for k,v in names.items()}, notes + [f'{start!r} removed from the names']*bool(start)
 
+# %% ../../nbs/4d_weights/70a_weight_files.ipynb #2eaa920f
 def unwrap(
     found, # What a file holds
     path='these weights', # For errors

@@ -115,6 +115,7 @@ def stored_grid(
         raise ValueError(f'{advice}: give grid=({fits[0][0]}, {fits[0][1]}), or the one they have')
     return (side, side), f'a grid of {side}x{side} was assumed; {advice}; grid=(h, w) says which'
 
+# %% ../../nbs/4d_weights/71_weights.ipynb #f3a8ddd1
 def _grid(table, patch_size, wanted_size, path, notes):
     "The grid of a table, for images of a wanted size; what was assumed goes to the notes."
     try: grid,assumed = stored_grid(table, wanted_size and grid_size(wanted_size, patch_size))
@@ -122,6 +123,7 @@ def _grid(table, patch_size, wanted_size, path, notes):
     if assumed and notes is not None: notes.append(assumed)
     return grid
 
+# %% ../../nbs/4d_weights/71_weights.ipynb #03cfb528
 def infer_config(
     state:dict, # Tensors by name, in the official layout
     path='these weights', # For the error
@@ -170,6 +172,7 @@ hf_fields = dict(  # fields of `MAEConfig`, and Hugging Face's names for them
     num_heads='num_attention_heads', decoder_embed_dim='decoder_hidden_size', decoder_depth='decoder_num_hidden_layers',
     decoder_num_heads='decoder_num_attention_heads', norm_pix_loss='norm_pix_loss')
 
+# %% ../../nbs/4d_weights/71_weights.ipynb #c1474dd8
 def _read_config(folder):
     "The layout of a folder of weights, and the fields of a configuration that its JSON files give."
     ours,theirs,prep = (read_json(folder/f) if (folder/f).is_file() else {}
@@ -200,6 +203,7 @@ def _weights_file(path, use_ema):
     if use_ema: raise FileNotFoundError(f'{path} has no EMA weights (ema.safetensors)')
     raise FileNotFoundError(f'no model.safetensors in {path} ({sorted(p.name for p in path.iterdir())})')
 
+# %% ../../nbs/4d_weights/71_weights.ipynb #1544c022
 def read_weights(
     path, # A file (`.pth`, `.bin`, `.safetensors`), or a folder: a run's, a checkpoint's, Hugging Face's, timm's
     use_ema:bool=False, # Read the run's EMA weights instead?

@@ -72,6 +72,7 @@ def _verified(path, md5, advice):
         raise ValueError(f'{path} is corrupted: its checksum is {got[:len(md5)]}..., {md5}... was published. {advice}')
     return path
 
+# %% ../../nbs/4d_weights/71b_hub.ipynb #961e9169
 def download(
     url:str, # http(s)
     folder=None, # Where to keep it; if not given, where torchvision and timm do, which `TORCH_HOME` sets
