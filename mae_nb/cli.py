@@ -168,15 +168,15 @@ mae_partial = _trains(
     'Fine-tune the last blocks of an encoder; with --trainable_blocks 0 the defaults are those of a linear probe.')
 
 # %% ../nbs/4f_tools/92_cli.ipynb #a3ef2feb
-_ids = 'fig5, fig7, table1a to table1f; decoder, masks, growing, muon, lr, batch'
-def _calls(prog, *how): return command(_caller(*how), prog)
-
+_grids = 'fig5, fig7, table1a to table1f; decoder, masks, growing, muon, lr, batch'
 @command
-def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help=_ids)], config:AblateConfig=AblateConfig()):
+def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help=_grids)],
+               config:AblateConfig=AblateConfig()):
     "Run an ablation of the paper, or the rest of it: a grid of recipes and seeds, one row per run."
     from mae_nb.ablations.ablate import ablate
     ablate(ablation, config)
 
+def _calls(prog, *how): return command(_caller(*how), prog)
 mae_knn = _calls('mae_knn', 'evaluate.knn:evaluate_knn', KnnConfig,
                  'Evaluate a frozen encoder by the nearest neighbours of its features; nothing is trained.')
 mae_tokenizer = _calls('mae_tokenizer', 'tasks.tokenizer:train_tokenizer', TokenizerConfig,

@@ -191,12 +191,13 @@ def write_report(
     records = read_jsonl(run/'log.jsonl')
     for name,fig in ('reconstruction.png', reconstruction_picture(run)), ('loss.png', show_losses(records)):
         atomic_write(run/name, lambda tmp: fig.savefig(tmp, format='png'))
+    rows = []
     said = []  # what was left out
     def tell(line):
         log(line)
         said.append(line.removeprefix('probing').strip())
     try: rows = probe_run(run, cfg, tell)
-    except (FileNotFoundError, ValueError) as e: rows = tell(f'no probes: {e}') or []
+    except (FileNotFoundError, ValueError) as e: tell(f'no probes: {e}')
     notes = [s for s in said if s not in ('raw pixels', 'untrained encoder', 'pre-trained encoder')]
     last = ([r for r in records if 'loss' in r] or [None])[-1]
     found = dict(rows=rows, finetuned=tuned, notes=notes, job=job, last=last, machine=environment())

@@ -113,7 +113,7 @@ default_model = 'mae_vit_nano_patch4' # preset to pre-train if neither a model n
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig):
     "A pre-training run. The defaults pre-train a small model on the bundled images in minutes, on a CPU."
-    model:str|None = None # name of a model preset; if unset, with init_from the shape of the weights, else the smallest
+    model:str|None = None # name of a model preset; if unset, the shape of init_from, else mae_vit_nano_patch4
     # start from weights: a run, a file or folder, a name (mae_visualize_vit_base, hf:OWNER/NAME, ...); if unset, random
     init_from:str|None = None
     init_decoder:bool = True # load the decoder of init_from, if it has one; else initialise it at random
@@ -149,8 +149,8 @@ class PretrainConfig(RunConfig):
         if not 0 < self.mask_ratio < 1: raise ValueError(f'mask_ratio must be between 0 and 1, got {self.mask_ratio}')
         if bool(self.small_size) != bool(self.small_epochs):
             raise ValueError(f'small_size={self.small_size} and small_epochs={self.small_epochs} belong together')
-        for k in 'predict_ratio', 'small_size':
-            if getattr(self, k) not in (None, 1) and self.mask_sampling != 'random':
+        for k,unused in dict(predict_ratio=1, small_size=None).items():
+            if getattr(self, k) != unused and self.mask_sampling != 'random':
                 raise ValueError(f'{k}={getattr(self, k)} needs mask_sampling random, got {self.mask_sampling}')
         if self.batch_size % self.masks_per_image:
             raise ValueError(f'batch_size={self.batch_size} must be a multiple of '
