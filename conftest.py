@@ -1,6 +1,8 @@
 "Each notebook is a test: all its cells run, in a process of their own; `pytest --flags slow` runs the cells so marked, too."
-import multiprocessing, os, sys
+import gc, multiprocessing, os, sys
 from pathlib import Path
+
+gc.disable()  # while modules are imported: they are no garbage
 
 os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.setdefault('TQDM_DISABLE', '1')
@@ -25,6 +27,10 @@ def pytest_collection_modifyitems(items):
     rank = {stem: i for i,stem in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     "Note the processor seconds of a test and of the processes that it waited for, for --junitxml."
@@ -41,6 +47,7 @@ def server():
 
 def run_cells(path, skip_flags, force_flags, said, spent):
     "Run a notebook in this process, and leave with 1 if a cell failed; what is printed goes to the file `said`, GB and processor seconds to `spent`."
+    gc.freeze()  # what the server has imported
     with open(said, 'w') as f:
         for fd in 1, 2: os.dup2(f.fileno(), fd)
     multiprocessing.set_start_method(None, force=True)  # workers of loaders start as they do for a reader, not as this process did

@@ -1,7 +1,5 @@
 __version__ = "0.1.0"
 
-from importlib import import_module as _import
-
 _names = {  # names to be had from `mae_nb` itself, by module; a module is imported when one of its names is asked for
     'model.patches': 'patchify unpatchify', 'model.masking': 'random_masking',
     'model.config': 'ClassifierConfig MAEConfig ViTConfig classifier_config mae_config',
@@ -21,6 +19,7 @@ _modules = {name: module for module,names in _names.items() for name in names.sp
 def __getattr__(name):
     "Import a name from its module when it is asked for: `import mae_nb` loads nothing."
     if name not in _modules: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(_import(f'{__name__}.{_modules[name]}'), name)
+    from .core.config import import_name
+    return import_name(f'{_modules[name]}:{name}')
 
 def __dir__(): return sorted([*globals(), *_modules])

@@ -11,11 +11,11 @@ __all__ = ['registry', 'style', 'mae_pretrain', 'mae_finetune', 'mae_linprobe', 
 import inspect, os, re, sys
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from pkgutil import resolve_name
 from types import NoneType
 from typing import Annotated, get_args, get_origin
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from .core.config import import_name
 from .core.launch import launchers
 from .tasks.config import FinetuneConfig, PretrainConfig, TokenizerConfig, linprobe_defaults, partial_defaults
 from .evaluate.config import EvalConfig, KnnConfig, ReportConfig
@@ -121,7 +121,7 @@ def command(
 
 def _caller(target, cls, about):
     "A function of a configuration that imports and calls a function of the library, such as 'data.pack:pack'."
-    def run(config:cls): resolve_name(f'mae_nb.{target}')(config)
+    def run(config:cls): import_name(target)(config)
     run.__doc__ = about
     return run
 
@@ -146,7 +146,7 @@ def _trains(prog, target, cls, default, about):
             show:Annotated[FlagCreatePairsOff[bool], arg(name='print', help='show all values, run nothing')]=False,
         ):
             if show: print(describe(config, name))
-            else: resolve_name(f'mae_nb.{target}')(config)
+            else: import_name(target)(config)
         tyro.cli(run, args=args, **how)
     return _start(prog, about, parse, _of(cls))
 
@@ -173,8 +173,7 @@ _grids = 'fig5, fig7, table1a to table1f; decoder, masks, growing, muon, lr, bat
 def mae_ablate(ablation:Annotated[Positional[str], arg(metavar='NAME', help=_grids)],
                config:AblateConfig=AblateConfig()):
     "Run an ablation of the paper, or the rest of it: a grid of recipes and seeds, one row per run."
-    from mae_nb.ablations.ablate import ablate
-    ablate(ablation, config)
+    import_name('ablations.ablate:ablate')(ablation, config)
 
 def _calls(prog, *how): return command(_caller(*how), prog)
 mae_knn = _calls('mae_knn', 'evaluate.knn:evaluate_knn', KnnConfig,
@@ -193,9 +192,10 @@ def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folde
                finetuned:Annotated[Positional[tuple[str, ...]], arg(metavar='TUNED', help='fine-tuned runs')]=(),
                config:ReportConfig=ReportConfig()):
     "Evaluate a pre-training run: probes, pictures, one page."
-    from mae_nb.evaluate.report import format_table, finetuned_rows, write_report
+    report = import_name('evaluate.report:write_report')
+    from mae_nb.evaluate.report import format_table, finetuned_rows
     finetuned = [os.path.expanduser(t) for t in finetuned]
-    rows = write_report(os.path.expanduser(run), config, finetuned=finetuned)
+    rows = report(os.path.expanduser(run), config, finetuned=finetuned)
     if rows or finetuned: print(f'\n{format_table(rows, finetuned_rows(finetuned))}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
 
@@ -247,8 +247,7 @@ mae_detect = _trains('mae_detect', 'transfer.detect:detect', DetectConfig, lambd
 # %% ../nbs/4f_tools/92_cli.ipynb #2f87487d
 def _index(config:IndexConfig):
     "List what is in shards from elsewhere, so that they open at once and can be read over a network."
-    from mae_nb.data.pack import index_shards
-    index_shards(config.shards)
+    import_name('data.pack:index_shards')(config.shards)
 
 mae_data = with_parts(
     'mae_data', 'Pack, check, measure and list data sets.',

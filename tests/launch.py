@@ -1,10 +1,11 @@
 "Commands in processes of their own, forked from one that has imported the library: as a shell starts them, or as torchrun does."
-import multiprocessing, os, runpy, socket, sys, tempfile, time
+import gc, multiprocessing, os, runpy, socket, sys, tempfile, time
 from pathlib import Path
 from types import SimpleNamespace
 from conftest import server
 
 def _work(name, args, environ, said):
+    gc.freeze()  # what the server has imported
     os.environ.update(environ)
     with open(said, 'w') as f:
         for fd in 1, 2: os.dup2(f.fileno(), fd)

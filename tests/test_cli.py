@@ -132,6 +132,15 @@ def test_nothing_heavy_is_loaded_for_help(name):
     r = subprocess.run([sys.executable, '-c', LAZY.format(code)], capture_output=True, text=True)
     assert r.returncode == 0 and r.stdout.splitlines()[-1] == '[]' and not r.stderr, r.stdout[-300:] + r.stderr
 
+COLLECTOR = 'import gc; {}; import mae_nb; mae_nb.pretrain; print(gc.isenabled(), gc.get_freeze_count() > 100_000)'
+
+@pytest.mark.slow
+@pytest.mark.parametrize('before,after', [('pass', 'True True'), ('gc.disable()', 'False False'), ('import torch', 'True False')])
+def test_the_garbage_collector_is_left_as_it_was(before, after):
+    "It rests while torch is imported, unless the caller has his own mind about it, and what came before is not touched."
+    r = subprocess.run([sys.executable, '-c', COLLECTOR.format(before)], capture_output=True, text=True)
+    assert r.stdout.strip() == after, r.stderr
+
 def test_recipe_is_printed_without_torch():
     r = subprocess.run([sys.executable, '-c', LAZY.format('from mae_nb import cli; cli.mae_pretrain(["--recipe", "fashion", "--print"])')], capture_output=True, text=True)
     assert '"mask_ratio": 0.75' in r.stdout and r.stdout.splitlines()[-1] == '[]', r.stderr
