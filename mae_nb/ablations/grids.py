@@ -34,7 +34,7 @@ grids = dict(
         'length of pre-training, of the default',
         {'1/8': 'paper_fig7_100', '1/4': 'paper_fig7_200', '1/2': 'paper_fig7_400', '1': large,
          '2': 'paper_vit_large_1600'},
-        {'1/2': dict(length=0.5), '1': {}, '2': dict(length=2.), '4': dict(length=4.)}))
+        {'1/4': dict(length=0.25), '1/2': dict(length=0.5), '1': {}, '2': dict(length=2.), '4': dict(length=4.)}))
 
 # %% ../../nbs/4e_evaluation/83_grids.ipynb #1bd7f099
 grids |= dict(
@@ -93,7 +93,7 @@ grids |= dict(
         'optimiser, and base learning rate', {},
         {'AdamW, 0.012': dict(optimizer='adamw', blr=1.2e-2),
          **{f'Muon, {lr:g}': dict(optimizer='muon', blr=lr) for lr in _rates}}),
-    lr=Grid('base learning rate', {}, {f'{lr:g}': dict(blr=lr) for lr in _rates}),
+    lr=Grid('base learning rate', {}, {f'{lr:g}': dict(blr=lr) for lr in (1.5e-4, *_rates)}),
     batch=Grid('batch size', {}, {str(n): dict(batch_size=n) for n in (32, 64, 128)}))
 
 # %% ../../nbs/4e_evaluation/83_grids.ipynb #147fa370
