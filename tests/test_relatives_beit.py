@@ -305,6 +305,7 @@ def test_resumed(whole, tokenizer, tmp_path):
     train_beit(replace(RUN, tokenizer=tokenizer, output_dir=str(run), resume='auto'), **quiet)
     assert (run/'model.safetensors').read_bytes() == (whole/'model.safetensors').read_bytes()
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(whole, tokenizer, tmp_path):
     run = shutil.copytree(whole, tmp_path/'run')
     moved = shutil.copytree(tokenizer, tmp_path/'moved')

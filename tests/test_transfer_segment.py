@@ -190,6 +190,7 @@ def test_resumed(whole, ade, tmp_path):
     assert last[0] == last[1] and 'ema_mIoU' in last[0]
     assert sorted(p.name for p in (whole/'pictures').iterdir()) == ['step-00000003.png', 'step-00000006.png']
 
+@pytest.mark.slow
 def test_saved_model(whole, ade):
     "Loaded from its folder it predicts images of any size, and has the numbers of its log; the moving average has others."
     model = load_segmenter(whole)
