@@ -14,7 +14,7 @@ LONGEST_FIRST = (  # so that no process waits for one of them at the end
     'test_saves test_site test_processes test_demo_page 00_tour test_finetune 46_show test_data test_ablations test_datatrees 10_linprobe 92_cli 44_tokenizer '
     '20a_stack 20b_denoise 21b_igpt_run 25b_bert_run 23c_beit_run 25c_neighbours 22_mpp test_relatives_igpt test_relatives_text test_relatives_dae test_relatives_beit '
     'test_transfer_detect test_transfer_segment 32e_segment 33d_detect '
-    '12_transfer 09_finetune 08_pretrain 66_pretrain_task 61_distributed 80a_evaluation 83b_ablate 65c_tokenizer_task 81_knn').split()
+    '12_transfer 09_finetune 08_pretrain index 66_pretrain_task 61_distributed 80a_evaluation 83b_ablate 65c_tokenizer_task 81_knn').split()
 
 def pytest_addoption(parser):
     parser.addoption('--flags', nargs='*', default=[], help='test flags (settings.ini, tst_flags) of cells to run')

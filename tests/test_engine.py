@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
+from launch import launch
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import nn
@@ -293,10 +294,8 @@ sys.exit(mae_pretrain())
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_of_two(tmp_path):
     (tmp_path/'spoiled.py').write_text(SPOILED)
-    env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
-    r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc-per-node', '2', tmp_path/'spoiled.py', '--output_dir', tmp_path/'run',
-                        *RUN, '--max_steps', '40'], env=env, capture_output=True, text=True, timeout=200)
-    assert r.returncode == 1 and r.stderr.count('loss is nan at step 12 on rank 1 with lr=') == 2, r.stderr  # both say it
+    r = launch(tmp_path/'spoiled.py', '--output_dir', tmp_path/'run', *RUN, '--max_steps', '40', processes=2)
+    assert r.returncode == 4 and r.said.count('loss is nan at step 12 on rank 1 with lr=') == 2, r.said  # both say it
     found,state = latest_checkpoint(tmp_path/'run')
     assert state['step'] == 8 and from_pretrained(found).blocks[0].attn.qkv.bias.isfinite().all()
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
+from launch import launch
 from mae_nb.evaluate import robustness
 from mae_nb.data.datasets import load_images
 from mae_nb.data.filelists import inat, listed_sets, places205, places365, read_list
@@ -219,11 +220,10 @@ def test_two_processes(model, birds, tmp_path):
 import test_robustness as t
 t.robustness.from_pretrained = lambda path, kind=None, device=None, ema=False: t.Colours()
 t.run_eval(t.job({str(birds)!r}, 'imagenet-r', output={str(tmp_path/"r.json")!r}))''')
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
-    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', str(tmp_path/'both.py')], env=env, capture_output=True, text=True, timeout=200)
-    assert r.returncode == 0, r.stderr
+    r = launch(tmp_path/'both.py', processes=2)
+    assert r.returncode == 0, r.said
     both = json.loads((tmp_path/'r.json').read_text())['results']
-    assert both.keys() == alone.keys() and all(both[k] == pytest.approx(v) for k,v in alone.items()) and r.stdout.count('top-1') == 1
+    assert both.keys() == alone.keys() and all(both[k] == pytest.approx(v) for k,v in alone.items()) and r.said.count('top-1') == 1
 
 # -- order is settled by names and lists, not by the file system
 
