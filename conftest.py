@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()
+    gc.set_threshold(100_000, 20, 50)  # seldom: there is memory enough
     gc.enable()
 
 @pytest.hookimpl(wrapper=True)
