@@ -355,8 +355,8 @@ def test_two_processes_fine_tune(mae, home):
 def test_readme_in_two_commands(home, capsys):
     "From mae_pretrain's own output to a classifier, which mae_eval then judges as the log does."
     pre,tuned = str(home/'pre'),str(home/'pre_tuned')
-    assert mae_pretrain(['--output_dir', pre, '--max_steps', '60', '--warmup_epochs', '0.2', '--device', 'cpu']) == 0
-    assert mae_finetune(['--encoder', pre, '--output_dir', tuned, '--max_steps', '240', '--blr', '0.015', '--label_fraction', '0.2', '--eval_every', '99', '--device', 'cpu', '--warmup_epochs', '1']) == 0
+    assert mae_pretrain(['--output_dir', pre, '--max_steps', '160', '--warmup_epochs', '0.2', '--device', 'cpu']) == 0
+    assert mae_finetune(['--encoder', pre, '--output_dir', tuned, '--max_steps', '150', '--blr', '0.012', '--label_fraction', '0.2', '--eval_every', '99', '--device', 'cpu', '--warmup_epochs', '1']) == 0
     top1 = [r['top1'] for r in read_jsonl(home/'pre_tuned'/'log.jsonl') if 'top1' in r][-1]
     assert top1 > 40  # ten classes
     assert mae_eval(['--weights', tuned, '--data', 'fashion', '--output', str(home/'eval.json'), '--device', 'cpu', '--image_backend', 'fast']) == 0

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['augmentations', 'random_resized_crop_boxes', 'fixed_crop_boxes', 'crop_resize', 'jitter', 'draw_crops', 'augment',
-           'AugmentedDataset', 'load_image', 'PretrainDataset', 'EvalDataset', 'rand_augment']
+           'AugmentedDataset', 'load_image', 'PretrainDataset', 'EvalDataset']
 
 # %% ../../nbs/4b_data/52_augment.ipynb #52b206ac
-from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
 from ..core.rng import SampleRandom
 from .images import CorruptImage, EncodedImageDataset, decode_pil
+from .planes import Planes, open_planes
 from .memory import crop_resize_batch, images_in_memory, on_device
 
 # %% ../../nbs/4b_data/52_augment.ipynb #3b3b9524
@@ -61,13 +61,14 @@ def fixed_crop_boxes(
 
 # %% ../../nbs/4b_data/52_augment.ipynb #7d56a2ee
 def crop_resize(
-    img, # uint8 `(C, H, W)`, or a Pillow image
+    img, # uint8 `(C, H, W)`, a Pillow image, or `Planes`
     box:tuple, # top, left, height, width, in pixels
     out:tuple, # `(H, W)` to bring the box to
 )->Tensor: # uint8 `(C, *out)`, or a Pillow image
     "Cut out a box and resize it, bicubic with antialias: tensors by torch's kernel for bytes, Pillow images by Pillow."
     top,left,h,w = box
     if isinstance(img, Image.Image): return tvf.resized_crop(img, *box, list(out), InterpolationMode.BICUBIC)
+    if isinstance(img, Planes): return img.crop_resize(box, out)
     cut = img[:,top:top+h,left:left+w]
     if (h, w) == tuple(out): return cut
     return F.interpolate(cut[None], tuple(out), mode='bicubic', antialias=True, align_corners=False)[0]
@@ -151,7 +152,7 @@ class AugmentedDataset(Dataset):
         data=None, # Its bytes, if already read
     ):  # uint8 `(C, *size)`; a Pillow image where these are read
         "Load an image and augment it."
-        img = load_image(self.dataset, index, self.image_backend, data)
+        img = load_image(self.dataset, index, self.image_backend, data, to_crop=True)
         return augment(img, self.size, random, self.kind, self.scale, self.flip)
 
     @property
@@ -175,6 +176,7 @@ def load_image(
     index:int, # Which image
     image_backend:str='fast', # `'fast'` or `'pil'`
     data=None, # Its bytes, if already read (or the `CorruptImage` raised when reading)
+    to_crop:bool=False, # Is only a crop of it needed? Then `Planes` stay as they are
 ):  # uint8 `(C, H, W)`; a Pillow image for `'pil'`
     "Load an image with the given backend."
     if not isinstance(dataset, EncodedImageDataset):
@@ -182,7 +184,9 @@ def load_image(
         return img if image_backend == 'fast' else tvf.to_pil_image(img)
     if isinstance(data, CorruptImage): raise data
     data = dataset.read(index) if data is None else data
-    if image_backend == 'fast': return dataset.decode(data, index)
+    if image_backend == 'fast':
+        planes = open_planes(data, dataset.name(index), dataset.channels, dataset.exif_transpose) if to_crop else None
+        return planes or dataset.decode(data, index)
     if dataset.value_range is not None: raise ValueError('image_backend=pil reads 8 bits, and these images are arrays')
     return decode_pil(data, dataset.name(index), dataset.exif_transpose, dataset.channels)
 
@@ -238,23 +242,3 @@ class EvalDataset(Dataset):
             a,b = (a, int(a*w/h)) if a*w >= b*h else (int(b*h/w), b)  # the other side is rounded down
             img = tvf.center_crop(tvf.resize(img, [a, b], InterpolationMode.BICUBIC, antialias=True), [H, W])
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), int(self.dataset.labels[i])
-
-# %% ../../nbs/4b_data/52_augment.ipynb #71fc8913
-def rand_augment(
-    policy:str, # As timm writes it; `'rand-m9-mstd0.5-inc1'` is the paper's (9, 0.5)
-    size:tuple, # Image `(H, W)`, in pixels
-    mean:tuple, # Per-channel mean of pixels in [0, 1]: what is shifted out of an image leaves this colour
-):  # Called with a Pillow image, returns one; uses Python's and numpy's random generators
-    "Make timm's RandAugment, with a fix: it sometimes posterizes to 0 bits (black), which Pillow 13 rejects."
-    from timm.data.auto_augment import rand_augment_transform
-    try: change = rand_augment_transform(policy, dict(translate_const=int(min(size)*0.45), interpolation=Image.BICUBIC,
-                                                      img_mean=tuple(min(255, round(255*m)) for m in mean)))
-    except (AssertionError, ValueError, KeyError) as e:
-        raise ValueError(f'rand_augment={policy!r} is no policy of timm, like rand-m9-mstd0.5-inc1') from e
-    for op in change.ops:
-        if op.name.startswith('Posterize'): op.aug_fn = partial(_posterize, op.aug_fn)
-    return change
-
-def _posterize(posterize, img, bits, **kw):
-    "As older versions of Pillow: 0 bits give a black image."
-    return posterize(img, bits, **kw) if bits > 0 else img.point(lambda v: 0)

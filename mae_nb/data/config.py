@@ -23,6 +23,8 @@ class PackConfig:
     shard_images:int = 8000 # images per shard: about 1 GB of ImageNet
     short_side:int|None = None # shrink images whose short side is longer, in pixels; as they are if not given
     quality:int = 95 # JPEG quality of those that were shrunk
+    # as they are, or decoded to luma and half-size chroma: larger, and crops are read without a decoder
+    store:Literal['encoded', 'planes'] = 'encoded'
     shuffle:bool = True # in random order, so that sequential reading sees a mixture
     seed:int = 0 # of that order
     max_bad_images:int = 100 # unreadable images are named and left out; more than this many stop the packing

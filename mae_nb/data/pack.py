@@ -26,6 +26,7 @@ from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_pi
                                 open_image, worker_options)
 from .datasets import channel_stats, load_images
 from .inventory import data_id, data_plan, settle_channels
+from .planes import compare_planes, to_planes
 from .shards import expand_shards, index_shard, shard_notes
 from .loader import CorruptCounter
 
@@ -65,6 +66,7 @@ def _sample(dataset, cfg, i):
     if dataset.value_range is not None and data.startswith((npy_magic, *tiff_magics)):
         dataset.decode(data, i)
         return data, 'npy' if data.startswith(npy_magic) else 'tif'
+    if cfg.store == 'planes': return to_planes(data, cfg.short_side, name), 'yuv'
     decode_pil(data, name)  # raises unless it can be read completely
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
@@ -130,6 +132,8 @@ def _settled_notes(dataset, cfg):
     if cfg.short_side and dataset.value_range is not None:
         raise ValueError(f'short_side={cfg.short_side} would shrink to JPEG of 8 bits, and these images hold more: '
                          'leave it out')
+    if cfg.store == 'planes' and dataset.value_range is not None:
+        raise ValueError('store=planes holds 8 bits, and these images hold more: leave it out')
     return dataset.notes
 
 # %% ../../nbs/4b_data/53_pack.ipynb #bf9fe7c4
@@ -162,6 +166,7 @@ def pack(
                 write_shard(path, DataLoader(ids, batch_size=None, **how), ids, k*n, dataset, bad)
             bar.update(len(ids))
     log(f'packed   {len(order) - len(bad.found)} of {len(order)} images into {len(shards)} shards: {out}/{name}-*.tar')
+    if cfg.store == 'planes': log(compare_planes(dataset, cfg.short_side))
     return shards
 
 # %% ../../nbs/4b_data/53_pack.ipynb #4b7bef46

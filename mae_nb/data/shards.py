@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from .folders import image_endings, is_by_product
 from .images import CorruptImage, EncodedImageDataset
+from .planes import planes_ending
 
 # %% ../../nbs/4b_data/50c_shards.ipynb #03530f9c
 def _key(name, path, numbers=False):
@@ -82,7 +83,7 @@ def index_shard(
     size = os.path.getsize(path)
     images,labels = {},{}  # members by their names
     passed = Counter()
-    known = known or image_endings()
+    known = known or (*image_endings(), planes_ending)
     try:
         with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
             for m in tar: _sort_member(m, tar, path, known, images, labels, passed)
@@ -156,6 +157,7 @@ class ShardImages(EncodedImageDataset):
         self.offsets,self.sizes = joined('offsets'),joined('sizes')
         self.labels = torch.from_numpy(joined('labels'))
         self.files = np.array([os.fsencode(n) for x in found for n in x['names']])
+        self.in_planes = os.fsdecode(next(iter(self.files), b'')).endswith(planes_ending)
         self.of = np.repeat(np.arange(len(found)), [len(x['names']) for x in found])
         if not len(self.files):
             looked = f'looked for members ending in {", ".join(image_endings()[:8])} and others that Pillow reads'

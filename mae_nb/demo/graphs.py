@@ -6,7 +6,7 @@
 __all__ = ['Positions', 'EncoderGraph', 'AutoencoderGraph', 'trace', 'largest_difference', 'export_graphs']
 
 # %% ../../nbs/4d_weights/73b_onnx.ipynb #d8848637
-import importlib.util, warnings
+import importlib.util, math, warnings
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
@@ -31,7 +31,8 @@ class Positions(nn.Module):
 
     def along(self, n): # `(n, D/2)`: of positions 0 to n-1
         angles = torch.arange(n, device=self.freqs.device)[:,None]*self.freqs
-        return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+        quarter = math.pi/2                          # onnxruntime has no cosine of doubles before 1.24
+        return torch.cat([angles.sin(), (angles + quarter).sin()], dim=1).float()
 
     def forward(self, h, w): # `(1, 1+h*w, D)`
         if not self.free: return self.table

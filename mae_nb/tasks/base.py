@@ -144,6 +144,7 @@ class ImageTask:
         if self.in_memory: return ' in memory'
         if not isinstance(getattr(self.dataset, 'dataset', None), EncodedImageDataset): return ''
         if self.dataset.dataset.value_range is not None: return ', read as numbers'
+        if getattr(self.dataset.dataset, 'in_planes', False): return ', stored as planes'
         return f', decoded by {decoder_names() if self.cfg.image_backend == "fast" else "Pillow"}'
 
     def schedule_summary(self):
