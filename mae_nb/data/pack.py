@@ -136,6 +136,10 @@ def _settled_notes(dataset, cfg):
         raise ValueError('store=planes holds 8 bits, and these images hold more: leave it out')
     return dataset.notes
 
+def _order(n, cfg):
+    "The order of packing: as they are, or at random."
+    return torch.randperm(n, generator=sample_rng(cfg.seed, purpose='order')).numpy() if cfg.shuffle else np.arange(n)
+
 # %% ../../nbs/4b_data/53_pack.ipynb #bf9fe7c4
 def pack(
     cfg:PackConfig, # What to pack
@@ -149,8 +153,7 @@ def pack(
     out = Path(cfg.output_dir)
     n = cfg.shard_images
     name = 'train' if cfg.split == 'train' else 'val'
-    order = np.arange(len(dataset))
-    if cfg.shuffle: order = torch.randperm(len(dataset), generator=sample_rng(cfg.seed, purpose='order')).numpy()
+    order = _order(len(dataset), cfg)
     free = 'output_dir', 'data_root', 'num_workers', 'max_bad_images'  # these may change when a packing is resumed
     config = {k: v for k,v in asdict(cfg).items() if k not in free} | data_id(dataset)
     bad = CorruptCounter(cfg.max_bad_images, log)
