@@ -174,8 +174,8 @@ class MetricLogger:
         if mean['data'] < 0.2 or self.advised or self.num_workers is None: return
         self.advised = True
         self.bar.write(f'data-bound: {mean["data"]:.0%} of the time is spent waiting for data. Raise num_workers (now '
-                       f'{self.num_workers}) if there are spare cores, store smaller images, or, in pre-training, '
-                       'use masks_per_image', file=sys.stderr)
+                       f'{self.num_workers}) if there are spare cores, store smaller or decoded images '
+                       '(mae_data pack), or, in pre-training, use masks_per_image', file=sys.stderr)
 
     def print_line(self, mean):
         "Print step, loss, learning rate and the time left, if the last line is old enough."
