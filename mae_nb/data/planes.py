@@ -8,7 +8,6 @@ __all__ = ['planes_magic', 'planes_ending', 'planes_to_rgb', 'encode_planes', 'P
 
 # %% ../../nbs/4b_data/53a_planes.ipynb #a7850158
 import struct, numpy as np, torch, torch.nn.functional as F
-from contextlib import suppress
 from PIL import Image, ImageFile
 from torch import Tensor
 from .images import CorruptImage, decode_pil, open_image, to_rgb
@@ -96,11 +95,12 @@ class PlanesImageFile(ImageFile.ImageFile):
         self.info['exif'] = exif.tobytes()
 
     def load(self):
-        if self._im is None:
+        if not self.info.get('decoded'):
             self.fp.seek(0)
             try: x = Planes(self.fp.read(), 3 if self.mode == 'RGB' else 1).decode()
             except ValueError as e: raise OSError(str(e)) from e
             self.im = Image.fromarray((x.permute(1, 2, 0) if self.mode == 'RGB' else x[0]).numpy()).im
+            self.info['decoded'] = True
         return Image.Image.load(self)
 
 Image.register_open(PlanesImageFile.format, PlanesImageFile, lambda head: head.startswith(planes_magic))
@@ -143,11 +143,12 @@ def compare_planes(
     "Compare planes with the images: bytes of both, and how their pixels differ, before reduction."
     sizes,differences = [],[]
     for i in np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int).tolist():
-        with suppress(CorruptImage):
+        try:
             data = dataset.read(i)
             whole = to_planes(data, None, dataset.name(i))
-            sizes.append((len(data), len(to_planes(data, short_side, dataset.name(i)))))
-            differences.append(_pixels(data) - _pixels(whole))
+        except CorruptImage: continue
+        sizes.append((len(data), len(to_planes(data, short_side, dataset.name(i)))))
+        differences.append(_pixels(data) - _pixels(whole))
     if not sizes: return 'planes   none of a sample of images can be read'
     before,after = np.mean(sizes, 0)/1000
     error = max(1e-3, np.mean([np.square(d).mean() for d in differences]))
