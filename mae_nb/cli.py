@@ -192,11 +192,10 @@ def mae_report(run:Annotated[Positional[str], arg(metavar='RUN', help='its folde
                finetuned:Annotated[Positional[tuple[str, ...]], arg(metavar='TUNED', help='fine-tuned runs')]=(),
                config:ReportConfig=ReportConfig()):
     "Evaluate a pre-training run: probes, pictures, one page."
-    report = import_name('evaluate.report:write_report')
-    from mae_nb.evaluate.report import format_table, finetuned_rows
+    report = import_name('evaluate.report')
     finetuned = [os.path.expanduser(t) for t in finetuned]
-    rows = report(os.path.expanduser(run), config, finetuned=finetuned)
-    if rows or finetuned: print(f'\n{format_table(rows, finetuned_rows(finetuned))}\n')
+    rows = report.write_report(os.path.expanduser(run), config, finetuned=finetuned)
+    if rows or finetuned: print(f'\n{report.format_table(rows, report.finetuned_rows(finetuned))}\n')
     print(f'written  {run}: report.html, results.json, reconstruction.png')
 
 # %% ../nbs/4f_tools/92_cli.ipynb #23630650

@@ -170,8 +170,9 @@ LOOKED_AT = """(() => { const all = (s, f) => [...document.querySelectorAll(s)].
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
     def do_GET(self):
-        if self.path == '/favicon.ico': return self.send_response(204) or self.end_headers()  # Chromium asks, no page does
-        super().do_GET()
+        if self.path != '/favicon.ico': return super().do_GET()
+        self.send_response(204)  # Chromium asks for it, no page does
+        self.end_headers()
 
 @pytest.fixture
 def served(site):

@@ -130,17 +130,16 @@ def stages(
 
 # %% ../../nbs/4f_tools/91d_bench_loading.ipynb #919123ca
 def _packed(here):
-    "The images under `here` in shards of four kinds, packed if they aren't yet."
+    "The images under `here`, packed into shards of four kinds."
     kinds = {'shards': {}, 'shards, short side 256': dict(short_side=256), 'planes': dict(store='planes'),
              'planes, short side 256': dict(store='planes', short_side=256)}
     for name,how in kinds.items():
         pack(PackConfig(f'{here}/jpegs', f'{here}/{name}', shard_images=100, shuffle=False, **how), lambda line: None)
     return {name: ShardImages(f'{here}/{name}/train-*.tar') for name in kinds}
 
-def _ways(b, here):
-    "Ways of loading the images under `here`, by name: each goes through all of them, `passes` times."
+def _ways(b, here, packed):
+    "Ways of loading the images under `here`, or packed, by name: each goes through all of them, `passes` times."
     folder = FolderImages(f'{here}/jpegs')
-    packed = _packed(here)
     baseline = DataLoader(imagefolder_baseline(f'{here}/jpegs'), b.batch_size, shuffle=True, num_workers=b.num_workers)
     def ours(data, image_backend='fast'):
         view = PretrainDataset(data, (224, 224), 196, image_backend=image_backend)
@@ -157,10 +156,8 @@ def _cpu_and_wall(do, device):
     return cpu_seconds() - start, wall
 
 # %% ../../nbs/4f_tools/91d_bench_loading.ipynb #7eda89d3
-def _compared(here, log):
+def _compared(folder, packed, log):
     "What doesn't depend on the number of workers: differences of pixels, stages, and the size of what is stored."
-    folder = FolderImages(f'{here}/jpegs')
-    packed = _packed(here)
     pixels = pixel_bounds(folder)
     planes = planes_bounds(folder, packed['planes'])
     log(f"pixels: fast against Pillow, mean {pixels['mean']:.3f}, max {pixels['max']} grey levels apart")
@@ -177,7 +174,8 @@ def bench_loader(
         after.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)  # so that a process is a core
         kb = make_jpegs(f'{here}/jpegs', b.images, kilobytes=b.kilobytes)
-        ways = _ways(b, here)
+        packed = _packed(here)
+        ways = _ways(b, here, packed)
         log(f'{b.images} JPEGs were made and packed; now {b.rounds} rounds of {len(ways)} ways of loading')
         seen = time_alternating(ways, b.rounds, measure=_cpu_and_wall)
         spent,wall = ({k: [times[i] for times in v] for k,v in seen.items()} for i in (0, 1))
@@ -187,4 +185,5 @@ def bench_loader(
                      per_second=n/float(np.median(w)), wall_speedup=ratio(wall[first], w), wall_rounds=w)
                 for (k,v),w in zip(spent.items(), wall.values())]
         for row in rows: log(f"{row['way']:34} {row['per_core']:6.0f} images/s per core, {row['speedup']:.2f}x")
-        return dict(rows=rows, kilobytes=kb, decoders=decoder_names(), **_compared(here, log))
+        return dict(rows=rows, kilobytes=kb, decoders=decoder_names(),
+                    **_compared(FolderImages(f'{here}/jpegs'), packed, log))

@@ -68,7 +68,7 @@ def crop_resize(
     "Cut out a box and resize it, bicubic with antialias: tensors by torch's kernel for bytes, Pillow images by Pillow."
     top,left,h,w = box
     if isinstance(img, Image.Image): return tvf.resized_crop(img, *box, list(out), InterpolationMode.BICUBIC)
-    if isinstance(img, Planes): return img.crop_resize(box, out)
+    if isinstance(img, Planes): return img.join([crop_resize(x, (0, 0, *x.shape[1:]), out) for x in img.cut(box)])
     cut = img[:,top:top+h,left:left+w]
     if (h, w) == tuple(out): return cut
     return F.interpolate(cut[None], tuple(out), mode='bicubic', antialias=True, align_corners=False)[0]
