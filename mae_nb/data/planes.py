@@ -61,7 +61,8 @@ class Planes:
     def cut(self, box)->list: # top, left, height, width: luma `(1, h, w)`, and chroma `(2, h/2, w/2)` if there is any
         "Cut out a box, rounded to even pixels if there is chroma; at least one pixel of it."
         if self.chroma is None: return [_copy(self.luma, *box)]
-        top,left,h,w = box[0]//2, box[1]//2, max(1, box[2]//2), max(1, box[3]//2)
+        top,left,h,w = (v//2 for v in box)
+        h,w = max(1, h), max(1, w)
         return [_copy(self.luma, 2*top, 2*left, 2*h, 2*w), _copy(self.chroma, top, left, h, w)]
 
     def join(self, parts:list)->Tensor: # From `cut`, brought to one size: uint8 `(channels, H, W)`
