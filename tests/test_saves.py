@@ -1,5 +1,5 @@
 "Around a save: killed at every system call, disks that are full, other launchers, longer runs, runs of other versions."
-import json, math, os, shutil, socket, subprocess, sys, warnings
+import json, math, os, shutil, socket, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -11,6 +11,7 @@ from mae_nb.core.files import read_json, read_jsonl, read_tensors, save_json
 from mae_nb.core.launch import launch_info
 from mae_nb.tasks.config import PretrainConfig
 from mae_nb.tasks.pretrain import pretrain
+from mae_nb.train import engine
 from mae_nb.train.checkpoint import checkpoints
 from mae_nb.train.optim import cosine_lr
 from mae_nb.weights.hub import from_pretrained
@@ -305,6 +306,60 @@ def test_the_last_window_is_logged(tiny):
     (run/'log.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))  # an evaluation is the last line
     quietly(replace(tiny, log_every=9, epochs=12, resume='auto'))
     assert read_jsonl(run/'log.jsonl')[-1]['seconds'] >= 1020
+
+def test_training_goes_on_while_a_state_is_written(tiny, monkeypatch):
+    "Several steps are taken during a slow save, the next save waits for it, and all checkpoints are those of a run that waits for each."
+    quietly(replace(tiny, output_dir=tiny.output_dir + '-waits', keep_checkpoints=9))
+    begun,pace,spans,reached = threading.Event(),threading.Event(),[],[0]
+    real_save,real_steps = engine.save_checkpoint,engine.train_steps
+    def slow(run, step, parts, *args):
+        first = reached[0]
+        begun.set()
+        if step < 20: pace.wait(60)
+        spans.append((step, first, reached[0]))
+        real_save(run, step, parts, *args)
+    def counted(*args):
+        for record in real_steps(*args):
+            reached[0] = record['step']
+            if record['step'] % 4 == 0:
+                begun.clear()
+                pace.clear()
+            if record['step'] % 4 == 3 and record['step'] > 4:
+                begun.wait(60)
+                pace.set()
+            yield record
+    monkeypatch.setattr(engine, 'save_checkpoint', slow)
+    monkeypatch.setattr(engine, 'train_steps', counted)
+    quietly(replace(tiny, keep_checkpoints=9))
+    assert [step for step,*_ in spans] == [4, 8, 12, 16, 20]
+    assert all(first - step <= 3 and last - step >= 3 for step,first,last in spans[:-1]), spans
+    for c in checkpoints(tiny.output_dir):
+        for part in 'model', 'ema', 'optim', 'rng':
+            name = f'checkpoints/{c.name}/{part}.safetensors'
+            assert (Path(tiny.output_dir)/name).read_bytes() == (Path(tiny.output_dir + '-waits')/name).read_bytes()
+    assert len(checkpoints(tiny.output_dir)) == 5
+
+@pytest.mark.parametrize('at', [8, 20])
+def test_a_save_that_fails_while_training_goes_on(tiny, monkeypatch, at):
+    "The error ends the run, not at the next save but within a few steps; the checkpoint before is intact."
+    real_save,real_steps = engine.save_checkpoint,engine.train_steps
+    failed,steps = threading.Event(),[]
+    def full(run, step, *args):
+        if step != at: return real_save(run, step, *args)
+        failed.set()
+        raise OSError(28, 'No space left on device')
+    def counted(*args):
+        for record in real_steps(*args):
+            steps.append(record['step'])
+            yield record
+            if record['step'] == at: failed.wait(60)
+    monkeypatch.setattr(engine, 'save_checkpoint', full)
+    monkeypatch.setattr(engine, 'train_steps', counted)
+    with pytest.raises(OSError, match='No space left'): quietly(replace(tiny, save_every=4 if at == 20 else 8))
+    assert at <= steps[-1] <= at + 3
+    monkeypatch.undo()
+    quietly(replace(tiny, save_every=4 if at == 20 else 8, resume='auto'))
+    assert checkpoints(tiny.output_dir)[-1].name == 'step-00000020'
 
 def test_memory_is_pinned_for_cuda_only(tiny, monkeypatch):
     "B25: not for a run on the CPU of a machine with a GPU."

@@ -22,6 +22,8 @@ from ..tasks.config import PretrainConfig
 from .config import EndToEndBench, benches
 from .timing import precisions_to_time, ratio, time_alternating
 from .loading import bench_loader, imagefolder_baseline, make_jpegs
+from .growth import bench_growth
+from .saving import bench_saving
 from .step import bench_step
 from .tokens import bench_tokens
 
@@ -82,7 +84,8 @@ def bench(
 )->dict: # `benchmark`, `settings`, `machine`, `result`
     "Run a benchmark; write it to `output`, if given, with its settings and environment."
     name = {cls: name for name,cls in benches.items()}[type(cfg)]
-    run = dict(step=bench_step, tokens=bench_tokens, loader=bench_loader, end2end=bench_end2end)[name]
+    run = dict(step=bench_step, tokens=bench_tokens, loader=bench_loader, end2end=bench_end2end, saving=bench_saving,
+               growth=bench_growth)[name]
     settings = {k: v for k,v in asdict(cfg).items() if k != 'output'}
     machine = environment(getattr(cfg, 'device', None))
     found = dict(benchmark=name, settings=settings, machine=machine, result=run(cfg, log))

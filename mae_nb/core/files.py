@@ -8,6 +8,7 @@ __all__ = ['sync_folder', 'atomic_write', 'save_json', 'save_tensors', 'save_wei
 
 # %% ../../nbs/4a_model/40b_core_files.ipynb #529c198e
 import errno, json, os, re, sys, warnings
+import numpy as np, torch
 from pathlib import Path
 from contextlib import contextmanager
 from safetensors import SafetensorError
@@ -49,13 +50,19 @@ def save_json(
     return atomic_write(path, lambda tmp: tmp.write_text(json.dumps(obj, indent=1) + '\n'))
 
 # %% ../../nbs/4a_model/40b_core_files.ipynb #7f502906
+def _all_finite(tensor):
+    "Check a CPU tensor, in one thread: training may be using the others."
+    if not tensor.is_floating_point(): return True
+    if tensor.dtype == torch.bfloat16: tensor = tensor.float()  # unknown to NumPy
+    return bool(np.isfinite(tensor.numpy()).all())
+
 def save_tensors(
     tensors:dict, # Tensors by name
     path, # Safetensors file to write
 )->Path: # `path`
     "Write tensors atomically; raise `FloatingPointError` if a value is not finite."
     tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
-    bad = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    bad = [k for k,v in tensors.items() if not _all_finite(v)]
     if bad: raise FloatingPointError(f'not saved, {path} would hold values that are not finite: {", ".join(bad[:3])}')
     def write(tmp):
         tmp.touch()

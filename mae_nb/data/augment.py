@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
 from ..core.rng import SampleRandom
-from .images import CorruptImage, EncodedImageDataset, decode_pil
-from .planes import Planes, open_planes
+from .images import CorruptImage, EncodedImageDataset, decode_pil, open_image
+from .planes import Planes, open_planes, resize_planes
 from .memory import crop_resize_batch, images_in_memory, on_device
 
 # %% ../../nbs/4b_data/52_augment.ipynb #3b3b9524
 def random_resized_crop_boxes(
     sizes, # `(H, W)` of each image, `(B, 2)`
     scale:tuple, # Smallest and largest fraction of the area
-    rand=torch.rand, # Called with `(B, 4)`, returns uniform numbers
+    rand=torch.rand, # Called with B and a number of columns, returns uniform numbers
     ratio:tuple=(3/4, 4/3), # Smallest and largest width over height
     clip:bool=False, # Clip a box that does not fit, instead of drawing again?
 )->np.ndarray: # top, left, height, width, in pixels, `(B, 4)`
@@ -29,8 +29,8 @@ def random_resized_crop_boxes(
     H,W = np.asarray(sizes, float).T
     boxes = np.zeros((4, len(H)))
     todo = np.ones(len(H), bool)
-    for _ in range(10):
-        u = rand(len(H), 4).double().numpy().T
+    tries = 1 if clip else 10  # a clipped box always fits
+    for u in rand(len(H), 4*tries).double().view(-1, tries, 4).permute(1, 2, 0).numpy():
         area = H*W*(scale[0] + u[0]*(scale[1] - scale[0]))
         aspect = ratio[0]*(ratio[1]/ratio[0])**u[1]
         w = np.rint(np.sqrt(area*aspect))
@@ -68,7 +68,7 @@ def crop_resize(
     "Cut out a box and resize it, bicubic with antialias: tensors by torch's kernel for bytes, Pillow images by Pillow."
     top,left,h,w = box
     if isinstance(img, Image.Image): return tvf.resized_crop(img, *box, list(out), InterpolationMode.BICUBIC)
-    if isinstance(img, Planes): return img.join([crop_resize(x, (0, 0, *x.shape[1:]), out) for x in img.cut(box)])
+    if isinstance(img, Planes): return img.join([resize_planes(x, out) for x in img.cut(box)])
     cut = img[:,top:top+h,left:left+w]
     if (h, w) == tuple(out): return cut
     return F.interpolate(cut[None], tuple(out), mode='bicubic', antialias=True, align_corners=False)[0]
@@ -111,11 +111,12 @@ def augment(
     kind:str='rand_crop', # One of `augmentations`
     scale:tuple=(0.2, 1.), # Range of the crop's fraction of the area
     flip:bool=True, # Random horizontal flip?
+    drawn:tuple=None, # The box, and whether the image is mirrored, if already drawn
 ):  # uint8 `(C, *out)`, or a Pillow image
     "Augment as in Table 1e: a crop of random or fixed size, a centre crop, or colour jitter on top."
     size = img.size[::-1] if isinstance(img, Image.Image) else img.shape[-2:]
-    boxes,mirrored = draw_crops([size], out, random, kind, scale, flip)
-    img = crop_resize(img, boxes[0].tolist(), out)
+    box,mirrored = drawn or (x.tolist()[0] for x in draw_crops([size], out, random, kind, scale, flip))
+    img = crop_resize(img, box, out)
     if mirrored: img = img.flip(2) if isinstance(img, Tensor) else tvf.horizontal_flip(img)
     return jitter(img, random.generator()) if kind == 'color_jitter' else img
 
@@ -149,12 +150,26 @@ class AugmentedDataset(Dataset):
     def random_crop(self,
         index:int, # Which image
         random:SampleRandom, # Of this sample
-        data=None, # Its bytes, if already read
+        data=None, # Its bytes, if already read; or what `open_ahead` makes of them
     ):  # uint8 `(C, *size)`; a Pillow image where these are read
         "Load an image and augment it."
+        data,drawn = data if isinstance(data, tuple) else (data, None)
         img = load_image(self.dataset, index, self.image_backend, data, to_crop=True)
-        return augment(img, self.size, random, self.kind, self.scale, self.flip)
+        return augment(img, self.size, random, self.kind, self.scale, self.flip, drawn)
 
+    def open_ahead(self,
+        ids, data:list, # Which images, and their bytes
+        random:SampleRandom, # Of these samples
+    )->list: # The same, or, where sizes are known without decoding, pairs of bytes or `Planes` and a crop
+        "Draw the crops of a batch at once."
+        d = self.dataset
+        unread = any(isinstance(x, CorruptImage) for x in data)
+        if unread or self.image_backend == 'pil' or d.value_range is not None or d.exif_transpose: return data
+        try: opened = [open_planes(x, d.name(i), d.channels) or open_image(x, d.name(i)) for i,x in zip(ids, data)]
+        except CorruptImage: return data  # each is opened by itself, and a corrupt one replaced
+        sizes = [x.shape[-2:] if isinstance(x, Planes) else x.size[::-1] for x in opened]
+        crops = zip(*(t.tolist() for t in draw_crops(sizes, self.size, random, self.kind, self.scale, self.flip)))
+        return [(x if isinstance(x, Planes) else encoded, crop) for x,encoded,crop in zip(opened, data, crops)]
     @property
     def in_memory(self): return self.imgs is not None # Can whole batches be made at once?
     def place(self, device): self.imgs = on_device(self.imgs, device) # Where they are made
@@ -183,7 +198,8 @@ def load_image(
         img = dataset[index][0]
         return img if image_backend == 'fast' else tvf.to_pil_image(img)
     if isinstance(data, CorruptImage): raise data
-    data = dataset.read(index) if data is None else data
+    if isinstance(data, Planes): return data
+    if data is None: data = dataset.read(index)
     if image_backend == 'fast':
         planes = open_planes(data, dataset.name(index), dataset.channels, dataset.exif_transpose) if to_crop else None
         return planes or dataset.decode(data, index)

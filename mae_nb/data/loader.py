@@ -14,7 +14,7 @@ from ..core.rng import SampleRandom, sample_rng
 from ..core.files import printable
 from .images import CorruptImage, EncodedImageDataset, decoder_names, worker_options
 from .memory import memory_batches
-from .augment import PretrainDataset
+from .augment import AugmentedDataset, PretrainDataset
 
 # %% ../../nbs/4b_data/52a_batches.ipynb #45420342
 class ResumableBatchSampler:
@@ -95,13 +95,24 @@ class _Batches(Dataset):
         random = SampleRandom(self.view.seed, keys)
         ids = [i for _,i in keys]
         source = self.view.dataset
-        data = source.read_many(ids) if isinstance(source, EncodedImageDataset) else [None]*len(ids)
-        imgs,scores,met = zip(*[self.row(j, random[i:i+1], d) for i,(j,d) in enumerate(zip(ids, data))])
-        if getattr(self.view, 'ragged', False): return imgs, scores, sum(met, [])  # of several shapes: not stacked
-        shapes = {tuple(x.shape) for x in imgs}
-        if len(shapes) > 1: raise ValueError(f'images of a batch must be of one shape, got {shapes}')
-        out = self.memory(imgs[0].dtype, len(ids), *imgs[0].shape)
-        return torch.stack(imgs, out=out), torch.stack(scores), sum(met, [])
+        encoded = isinstance(source, EncodedImageDataset)
+        data = source.read_many(ids) if encoded else [None]*len(ids)
+        if encoded and isinstance(self.view, AugmentedDataset): data = self.view.open_ahead(ids, data, random)
+        samples = (self.row(j, random[i:i+1], d) for i,(j,d) in enumerate(zip(ids, data)))
+        if getattr(self.view, 'ragged', False):  # of several shapes: not stacked
+            imgs,scores,met = zip(*samples)
+            return imgs, scores, sum(met, [])
+        batch = None
+        scores,met = [],[]
+        for i,(img,score,errors) in enumerate(samples):
+            if batch is None: batch = self.memory(img.dtype, len(ids), *img.shape)
+            if img.shape != batch.shape[1:]:
+                shapes = {tuple(img.shape), tuple(batch.shape[1:])}
+                raise ValueError(f'images of a batch must be of one shape, got {shapes}')
+            batch[i] = img  # at once: while it is in the processor's cache
+            scores.append(score)
+            met += errors
+        return batch, torch.stack(scores), met
 
     def memory(self, dtype, *shape):
         if not get_worker_info(): return torch.empty(shape, dtype=dtype)

@@ -33,21 +33,22 @@ def load_strict(
     return model
 
 # %% ../../nbs/4c_training/62_checkpoint.ipynb #3fa8351f
-_whole = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+def _whole(offload=True): return dcp.StateDictOptions(full_state_dict=True, cpu_offload=offload)
 
-def _moments(model, optimizer):
+def _moments(model, optimizer, offload=True):
     "The state of an optimiser, as PyTorch has it, and flat: `'blocks.0.norm1.bias.exp_avg'`."
-    state = dcp.get_optimizer_state_dict(model, optimizer, options=_whole)
+    state = dcp.get_optimizer_state_dict(model, optimizer, options=_whole(offload))
     flat = {f'{name}.{k}': v for name,s in state.get('state', {}).items() for k,v in s.items()}
     return state, {k: v for k,v in flat.items() if isinstance(v, torch.Tensor)}
 
 def gather_state_dict(
     model:nn.Module, # Plain, replicated or sharded
     optimizer:torch.optim.Optimizer=None, # Its optimiser
-)->tuple[dict,dict]: # Weights by name, and moments by name (`'blocks.0.norm1.bias.exp_avg'`); empty except on rank 0
-    "Gather the full state on rank 0's CPU; all ranks must call this."
-    weights = dcp.get_model_state_dict(model, options=_whole)
-    return weights, ({} if optimizer is None else _moments(model, optimizer)[1])
+    offload:bool=True, # Copy it to rank 0's CPU? Else, unless sharded, it is what model and optimiser hold
+)->tuple[dict,dict]: # Weights by name, and moments by name (`'blocks.0.norm1.bias.exp_avg'`)
+    "Gather the full state, offloaded on rank 0 only; all ranks must call this."
+    weights = dcp.get_model_state_dict(model, options=_whole(offload))
+    return weights, ({} if optimizer is None else _moments(model, optimizer, offload)[1])
 
 # %% ../../nbs/4c_training/62_checkpoint.ipynb #58719e7d
 def load_state_dict_all(
