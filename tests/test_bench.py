@@ -2,7 +2,7 @@
 import json, sys
 from dataclasses import replace
 import pytest, torch
-from mae_nb.bench.config import EndToEndBench, LoaderBench, StepBench, TokensBench, benches
+from mae_nb.bench.config import EndToEndBench, GrowthBench, LoaderBench, SavingBench, StepBench, TokensBench, benches
 from mae_nb.bench.end2end import bench
 from mae_nb.bench.step import bench_step
 from mae_nb.cli import mae_bench
@@ -10,7 +10,9 @@ from mae_nb.cli import mae_bench
 SMALL = dict(step=StepBench('mae_vit_micro_patch4', batch_size=2, precision='fp32', rounds=1, device='cpu'),
              tokens=TokensBench('mae_vit_nano_patch4', ratios='0.9', sizes='', depths='4', rounds=1, device='cpu'),
              loader=LoaderBench(images=4, kilobytes=20, passes=1, batch_size=2, num_workers=1, rounds=1),
-             end2end=EndToEndBench(images=4, kilobytes=20, batch_size=2, steps=2, num_workers=0, rounds=1, device='cpu'))
+             end2end=EndToEndBench(images=4, kilobytes=20, batch_size=2, steps=2, num_workers=0, rounds=1, device='cpu'),
+             saving=SavingBench('mae_vit_nano_patch4', steps=5, save_every=2, rounds=1, device='cpu'),
+             growth=GrowthBench('mae_vit_nano_patch4', batches='1,2', sizes='28', workers='0', images=4, batch_size=2, rounds=1, device='cpu'))
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', benches)
@@ -23,6 +25,7 @@ def test_bench_writes_all_of_it(tmp_path, name):
 
 @pytest.mark.parametrize('flags,said', [
     (['step', '--precision', 'fp12'], "no precision 'fp12'"), (['tokens', '--rounds', '0'], 'rounds must be at least 1, got 0'),
+    (['saving', '--steps', '20'], 'steps=20 must be more than save_every=20'), (['growth', '--sizes', '224,big'], "sizes='224,big'"),
     (['loader', '--images', '10'], 'images=10 do not fill a batch: batch_size=50'), (['step', '--model', 'vit'], "no model 'vit'")])
 def test_bench_command_rejects(capsys, flags, said):
     try: code = mae_bench(flags)

@@ -8,6 +8,7 @@ from launch import launch
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import nn
+from mae_nb.data.memory import TensorImages
 from torch._dynamo.utils import counters
 from mae_nb.tasks.config import FinetuneConfig
 from mae_nb.tasks.finetune import FinetuneTask
@@ -22,7 +23,7 @@ from mae_nb.weights.hub import from_pretrained
 from mae_nb.model.mae import mae_model
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
 from mae_nb.tasks.config import PretrainConfig
-from mae_nb.train.engine import task_steps
+from mae_nb.train.engine import init_state, task_steps
 
 BASE = PretrainConfig(device='cpu', warmup_epochs=0., max_steps=10, batch_size=32)
 QUIET = dict(log=lambda line: None)
@@ -64,6 +65,25 @@ def test_b5_deep_classifier_with_drop_path_is_one_graph(monkeypatch):
     "Twelve blocks, each with another drop path: block by block, four of them would not be compiled."
     task = FinetuneTask(FinetuneConfig(encoder=None, model='mae_vit_tiny_patch16', img_size=(32, 32), mean=(0.5,), std=(0.5,), drop_path=0.2, **DEEP))
     assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['pre-training', 'classifier'])
+def test_no_recompilation_after_the_first_step(monkeypatch, tmp_path, kind):
+    "Five steps with two evaluations between them, whose last batch is smaller: one graph for steps, one for evaluations of a classifier, and no break."
+    how = DEEP | dict(max_steps=5, output_dir=str(tmp_path))
+    if kind == 'classifier':
+        cfg = FinetuneConfig(encoder=None, model='mae_vit_nano_patch4', drop_path=0.2, **how)
+        task = FinetuneTask(cfg)
+        task.test = TensorImages(task.test.imgs[:10], task.test.labels[:10])  # 4, 4, 2
+    else: task = PretrainTask(PretrainConfig(model='mae_vit_nano_patch4', eval_every=1, eval_images=30, **how))
+    compile_ = nn.Module.compile
+    monkeypatch.setattr(nn.Module, 'compile', lambda m, *args: compile_(m, *args, backend='eager', fullgraph=True))
+    torch._dynamo.reset(); counters.clear()
+    state,seen = init_state(task),[]
+    for record in task_steps(task, state):
+        if record['step'] in (2, 4): task.evaluate(task.model, record['step'])
+        seen.append(counters['stats']['unique_graphs'])
+    assert seen == ([1, 2, 2, 2, 2] if kind == 'classifier' else [1]*5) and not sum(counters['graph_break'].values())
 
 @pytest.mark.slow
 def test_b5_sharded_blocks_are_all_compiled(monkeypatch):

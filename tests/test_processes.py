@@ -98,6 +98,21 @@ def test_shards(two, home):
     assert from_pretrained(home/'shard', use_ema=True).blocks[0].attn.qkv.bias.abs().sum() > 0
 
 @linux
+def test_shards_in_16_bits(two, home):
+    "FSDP2 with bf16: weights are gathered in 16 bits; the losses stay near those of 32, and the checkpoint holds 32."
+    half = pretrain(home/'half', 2, '--batch_size', 16, '--fsdp', '--precision', 'bf16')
+    assert 0 < far(two, half) < 0.05
+    assert {v.dtype for v in read_tensors(home/'half/model.safetensors').values()} == {torch.float32}
+
+@linux
+def test_losses_are_gathered_when_logged(home):
+    "One collective for ten losses; the logged means are those of a run that logs each."
+    each = pretrain(home/'each', 2, '--batch_size', 16)
+    ten = pretrain(home/'ten', 2, '--batch_size', 16, '--log_every', 10)
+    assert len(ten) == 2
+    assert far(ten, [sum(each[i:i+10])/10 for i in (0, 10)]) < 1e-6
+
+@linux
 @pytest.mark.parametrize('first,then', [((2, 16, ()), (1, 16, ())), ((0, 32, ()), (2, 16, ())), ((2, 16, ('--fsdp',)), (0, 8, ())), ((2, 16, ('--fsdp', '--ema_decay', 0.9)), (2, 8, ('--fsdp', '--ema_decay', 0.9)))])
 def test_resume_with_other_processes(alone, home, first, then):
     "Stop after step 8, go on with more or fewer processes, in shards or not: the same 20 losses."

@@ -7,7 +7,7 @@ __all__ = ['peak_tflops', 'resolve_device', 'environment', 'peak_flops', 'peak_m
            'resolve_precision']
 
 # %% ../../nbs/4a_model/40c_core_device.ipynb #87728450
-import os, platform, subprocess
+import os, platform, re, subprocess
 from pathlib import Path
 from importlib.resources import files
 from importlib.metadata import version
@@ -65,6 +65,10 @@ def peak_memory(
 )->float: # GiB; None if the system does not report it
     "Peak memory of tensors on a GPU, or of this process."
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**30
+    try:  # not from `getrusage` if avoidable: there a process inherits the peak of the one that started it
+        status = Path('/proc/self/status').read_text()
+        return int(re.search(r'VmHWM:\s+(\d+) kB', status)[1])/2**20
+    except (OSError, TypeError): pass
     try: import resource, sys
     except ImportError: return None  # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**(30 if sys.platform == 'darwin' else 20)

@@ -195,7 +195,9 @@ def shard_loader(
     batch_size:int, # Images per batch
     num_workers:int=0, # Data-loader workers
     rank:int=0, processes:int=1, # Rank of this process, and number of processes
+    pin_memory:bool=False, # Copy batches to page-locked memory, for sending them to a CUDA device?
 )->DataLoader: # Batches of this process's shard, in order
     "Load every image once, sharded across processes."
     shard = Subset(view, range(rank, len(view), processes))
-    return DataLoader(shard, batch_size, generator=torch.Generator(), **worker_options(num_workers))
+    return DataLoader(shard, batch_size, generator=torch.Generator(), pin_memory=pin_memory,
+                      **worker_options(num_workers))

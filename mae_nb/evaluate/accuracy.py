@@ -45,6 +45,22 @@ def _matched_view(dataset, cfg, *how):
     return eval_view(match_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, *how)
 
 # %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #8f4b0b64
+def _copied(out):
+    "Start copying outputs to the CPU; returns a function that waits for the copy, and returns it."
+    host = out.to('cpu', non_blocking=True)
+    if not out.is_cuda: return lambda: host
+    done = torch.cuda.Event()
+    done.record()
+    def wait():
+        done.synchronize()
+        return host
+    return wait
+
+def _known(arrived, labels, why, rows_of_all):
+    "Rows and labels of a batch, without those of unreadable images unless asked for; none for an empty turn."
+    good = slice(None) if rows_of_all or not any(why) else labels != unreadable
+    if labels is not None and len(labels[good]): yield arrived()[good], labels[good]
+
 def predict_batches(
     predict, # Takes normalised images `(B, C, H, W)`, returns one row per image
     dataset:Dataset, # Yields `(uint8 (C, H, W), label)`
@@ -66,15 +82,22 @@ def predict_batches(
     stats = [torch.tensor(v, device=device) if v else None for v in (cfg.mean, cfg.std)]
     dtype = torch.float32 if getattr(dataset, 'value_range', None) else torch.uint8
     blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=dtype)
-    batches = iter(shard_loader(_OrBlank(view, blank[0]), batch_size, num_workers, world.rank, world.size))
+    device = torch.device(device)
+    batches = iter(shard_loader(_OrBlank(view, blank[0]), batch_size, num_workers, world.rank, world.size,
+                                pin_memory=device.type == 'cuda'))
+    pending = None  # outputs of the batch before: they arrive while the next one is computed
     for _ in tqdm(range(turns), 'evaluating', leave=False, disable=None if world.first and turns > 20 else True):
         imgs,labels,ids,why = next(batches, (blank, None, (), ()))
         for i,text in zip(ids, why):
             if text: skipped.add(int(i), text)
-        with torch.no_grad(), autocast(torch.device(device), precision):
-            out = predict(normalise(imgs.to(device), *stats))
-        good = slice(None) if rows_of_all or not any(why) else labels != unreadable
-        if labels is not None and len(labels[good]): yield out.float().cpu()[good], labels[good]
+        n = len(imgs)
+        if getattr(predict, '_compiled_call_impl', None): imgs = F.pad(imgs, (0,)*7 + (batch_size - n,))  # one shape
+        with torch.no_grad(), autocast(device, precision):
+            out = predict(normalise(imgs.to(device, non_blocking=True), *stats))[:n].float()
+        arrived = _copied(out)
+        if pending: yield from _known(*pending, rows_of_all)
+        pending = arrived, labels, why
+    if pending: yield from _known(*pending, rows_of_all)
 
 # %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #2ba696b9
 def check_unreadable(skipped:CorruptCounter, world:DistInfo)->int: # Counter of each process; the processes

@@ -112,7 +112,8 @@ class ReconstructionStrip:
         "Write the images with their masked patches reconstructed, as `step-*.png`."
         training,device = model.training,model.cls_token.device
         model.eval()
-        r = reconstruct(model, self.imgs.to(device), self.mask_ratio, self.scores.to(device))
+        with torch.compiler.set_stance('force_eager'):  # to compile it takes longer than these few images
+            r = reconstruct(model, self.imgs.to(device), self.mask_ratio, self.scores.to(device))
         model.train(training)
         if folder is None: return
         Path(folder).mkdir(exist_ok=True)

@@ -18,14 +18,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from ..core.device import peak_flops
 from ..core.dist import (DistInfo, Interrupted, ParallelModel, SignalHandler, StopVote, all_gather_object,
-                              all_gather_scalar, compile_blocks, init_distributed, on_rank0, shard_model)
+                              all_gather_scalars, compile_blocks, init_distributed, on_rank0, shard_model)
 from ..core.files import read_json, read_jsonl, read_tensors, run_lock
 from ..core.rng import rng_state, set_rng_state
 from .background import BackgroundWriter
 from .checkpoint import (checkpoints, gather_state_dict, load_state_dict_all, prune_checkpoints,
                                      save_checkpoint)
 from .log import MetricLogger, Throughput
-from .loop import train_steps
+from .loop import StepGC, train_steps
 from .run import completed, find_checkpoint, open_run, told_prolonged
 
 # %% ../../nbs/4c_training/64a_engine.ipynb #56b38939
@@ -69,7 +69,7 @@ def init_state(
     ema = None if c.ema_decay is None else ModelEmaV3(model, c.ema_decay, exclude_buffers=True).requires_grad_(False)
     if c.compile and c.fsdp: compile_blocks(model)
     if c.fsdp and ema: shard_model(ema.module, task.dist)
-    together = ParallelModel(model, task.dist, c.fsdp)
+    together = ParallelModel(model, task.dist, c.fsdp, task.precision)
     if c.compile and not c.fsdp: together.forward.compile()
     scaler = torch.amp.GradScaler(task.dist.device.type, enabled=task.precision == 'fp16')
     return TrainState(together, task.optimizer(), scaler, ema)
@@ -80,7 +80,7 @@ def task_steps(
     state:TrainState=None, # Where to continue; the beginning if not given
     meter:Throughput=None, # Measures the time spent waiting for data
     log=print, # Called with lines of text, such as names of unreadable images
-):  # Yields `dict(step, lr, loss)`; `loss` is a tensor with one value per process
+):  # Yields `dict(step, lr, loss)`; `loss` is a tensor, the loss of this process
     "Train, yielding one record per step, without writing anything."
     state = state or init_state(task)
     if state.step >= task.total_steps: return
@@ -92,7 +92,7 @@ def task_steps(
                               task.cfg.clip_grad, state.scaler, state.together.no_sync):
         if state.ema: state.ema.update(task.model)
         state.step = record['step']
-        yield record | task.counts() | dict(loss=all_gather_scalar(record['loss'], task.dist))
+        yield record | task.counts()
         if state.step == task.total_steps: return
 
 # %% ../../nbs/4c_training/64a_engine.ipynb #4c737ee0
@@ -171,8 +171,10 @@ class Trainer:
         self.saved = self.state.step if on_rank0(self.is_saved, dist) else 0
         self.writer = BackgroundWriter()
         workers = None if getattr(task, 'in_memory', False) else c.num_workers
+        gather = partial(all_gather_scalars, world=dist) if dist.size > 1 else None
         with MetricLogger(self.run, task.total_steps, task.steps_per_epoch, task.effective_batch, meter, c.log_every,
-                          self.state.step, self.window, dist.first, c.tensorboard, workers) as self.logger:
+                          self.state.step, self.window, dist.first, c.tensorboard, workers,
+                          gather=gather) as self.logger, StepGC() as self.collect:
             try: self.take_steps(task_steps(task, self.state, meter, self.log))
             except Exception as e:
                 unsafe = isinstance(e, (FloatingPointError, OSError)) and not isinstance(e, ChildProcessError)
@@ -189,6 +191,7 @@ class Trainer:
         if self.evaluation_due() and not on_rank0(self.is_evaluated, self.task.dist): self.evaluate()
         for record in records:
             self.logger(record)
+            self.collect(record['step'])
             failed = self.logger.losses.error or self.writer.failed
             stop = vote(NSIG if failed else self.signals.seen)  # NSIG is larger than all signals
             if stop == NSIG: break  # `save` will raise the error

@@ -8,6 +8,7 @@ __all__ = ['AsyncScalars', 'Throughput', 'MetricLogger']
 # %% ../../nbs/4c_training/63a_log.ipynb #7ecf7308
 import json, math, sys, time
 from collections import deque
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,11 @@ class MetricLogger:
     tensorboard:bool = False # Also write TensorBoard logs?
     num_workers:int|None = 0 # Data-loader workers, to suggest more of them; None if all is in memory
     seconds_between_lines:float = 30. # Without a terminal, a line instead of the progress bar, at most so often
+    gather:Callable|None = None # With several processes: called with losses `(n,)`, returns `(n, processes)`
 
     def __post_init__(self):
         self.losses = AsyncScalars()
+        self.held = []
         self.window = list(self.window)
         self.advised = not self.writes
         before = _truncate_log(self.run, self.done) if self.writes else []
@@ -138,11 +141,20 @@ class MetricLogger:
     )->None:
         "Take a record, and log what has arrived."
         self.bar.update()
-        self.losses.put(record)
+        self.held.append(record)
+        if not self.gather or record['step'] % self.every == 0 or record['step'] == self.total_steps: self.send()
         self.log_means()
+
+    def send(self):
+        "Start copying the losses held; with several processes they are gathered first, all at once."
+        losses = [r['loss'].detach() for r in self.held]
+        if self.gather and losses: losses = self.gather(torch.stack(losses))
+        for record,loss in zip(self.held, losses): self.losses.put(record | dict(loss=loss))
+        self.held.clear()
 
     def flush(self)->None:
         "Wait for all losses; raise `FloatingPointError` if one is not finite."
+        self.send()
         self.log_means(wait=True)
         if self.losses.error: raise self.losses.error
 
