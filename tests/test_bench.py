@@ -1,6 +1,7 @@
 "Benchmarks: each runs with small settings and writes down all of it; bad settings are rejected."
-import json, sys
+import json, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
 import pytest, torch
 from mae_nb.bench.config import EndToEndBench, GrowthBench, LoaderBench, SavingBench, StepBench, TokensBench, benches
 from mae_nb.bench.end2end import bench
@@ -50,3 +51,28 @@ def test_slow_bf16_is_left_out(monkeypatch):
     assert said[0].startswith('bf16 is left out')
     with pytest.warns(UserWarning, match='no fast bf16'): rows = bench_step(replace(SMALL['step'], precision='bf16'))
     assert [r['precision'] for r in rows] == ['bf16']
+
+def gpu_check(folder, *flags):
+    "A rehearsal of `tools/gpu_check.py` on the CPU; what it says of its parts."
+    tool = Path(__file__).parent.parent/'tools/gpu_check.py'
+    r = subprocess.run([sys.executable, tool, '--tiny', '--device', 'cpu', '--output', folder, *flags], capture_output=True, text=True)
+    assert r.returncode == 0, r.stdout + r.stderr
+    return {p['part']: p for p in json.loads((folder/'gpu_check.json').read_text())['parts']}, r.stdout
+
+@pytest.mark.slow
+def test_gpu_check_runs_all_parts(tmp_path):
+    parts,said = gpu_check(tmp_path, '--minutes', '7')
+    assert {p['state'] for name,p in parts.items() if name != 'fashion'} == {'done'}, said
+    assert parts['fashion']['state'] == 'left out: no --data_root'
+    rows = {name: json.loads((tmp_path/f'gpu_{name}.json').read_text())['rows'] for name in parts if name != 'fashion'}
+    assert all(rows.values()) and len(rows) == 9
+    assert {(r['size'], r.get('side', 'ours')) for r in rows['step']} == {(s, side) for s in 'BLH' for side in ('ours', 'hf')}
+    assert {r['said'] for r in rows['sync']} == {'nothing waits'} and {r['steps'] for r in rows['sync']} == {12}
+    assert not [r for r in rows['step'] + rows['search'] if 'error' in r]
+
+@pytest.mark.slow
+def test_gpu_check_keeps_the_time(tmp_path):
+    "A part that doesn't end is killed with what it has written; what no longer fits is left out and said."
+    parts,_ = gpu_check(tmp_path, '--minutes', '0.2', '--only', 'step,saving,loader,growth')
+    assert sum(p.get('seconds', 0) for p in parts.values()) <= 1.1*12
+    assert [p['state'] for p in parts.values()][-1].startswith('left out: ')

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from ..core.config import check_fields, unknown_name
 
-Precision = Literal['bf16', 'fp16', 'fp32']
+Precision = Literal['bf16', 'fp16', 'tf32', 'fp32']
 
 def _check(cfg, *mask_ratios):
     "Raise ValueError for a setting that cannot be measured, with the offending value."
-    check_fields(cfg, dict(rounds=1, batch_size=1, images=1, kilobytes=1, passes=1, steps=1, save_every=1, num_workers=0))
+    least = dict.fromkeys('rounds batch_size images kilobytes passes steps save_every'.split(), 1)
+    check_fields(cfg, least | dict(num_workers=0))
     if getattr(cfg, 'images', cfg.batch_size) < cfg.batch_size:
         raise ValueError(f'images={cfg.images} do not fill a batch: batch_size={cfg.batch_size}')
     for ratio in mask_ratios:

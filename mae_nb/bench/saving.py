@@ -49,11 +49,12 @@ def bench_saving(
         saves = (b.steps - 1)//b.save_every
         log(f'{b.rounds} rounds of 3 runs of {b.steps} steps, {saves} of them saved, {b.model}, batch {b.batch_size}')
         train = partial(_train, task, here/'run', b.save_every)
+        writers = BackgroundWriter(),BackgroundWriter()
         ways = {'without saves': partial(train, None, False),
-                'waiting for each save': partial(train, BackgroundWriter(), False),
-                'in the background': partial(train, BackgroundWriter(), True)}
+                'waiting for each save': partial(train, writers[0], False),
+                'in the background': partial(train, writers[1], True)}
         seen = time_alternating(ways, b.rounds, task.dist.device)
-        gigabytes = sum(p.stat().st_size for p in (here/'run').glob('checkpoints/*/*'))/1e9
+    gigabytes = sum(t.nbytes for part in writers[1].buffers.values() for t in part.values())/1e9
     none = np.array(seen['without saves'])
     rows = [dict(way=k, seconds=float(np.median(v)), lost=float(np.median(np.array(v) - none))/saves, rounds=v)
             for k,v in seen.items()]

@@ -37,8 +37,9 @@ def _choices(kind):
 
 def _check_number(name, value, kind, least):
     "Raise `ValueError` for a value that is not a number, not an integer where the field is an `int`, or too small."
-    if kind in (int, int | None) and type(value) is not int:
-        raise ValueError(f'{name} must be an integer, got {value!r}')
+    if (kind is int or int in get_args(kind)) and type(value) is not int:
+        words = ''.join(f' or {v}' for v in _choices(kind))
+        raise ValueError(f'{name} must be an integer{words}, got {value!r}')
     if type(value) not in (int, float): raise ValueError(f'{name} must be a number, got {value!r}')
     if not value >= least: raise ValueError(f'{name} must be at least {least}, got {value}')  # rejects nan, too
     if value >= 2**63: raise ValueError(f'{name} must be below 2**63, got {value}')  # rejects inf, too
@@ -58,10 +59,11 @@ def check_fields(
     for f in fields(config):
         value = getattr(config, f.name)
         if value is None and (f.default is None or NoneType in get_args(f.type)): continue
+        if value in _choices(f.type): continue
         if f.name in at_least: _check_number(f.name, value, f.type, at_least[f.name])
         if f.name == 'num_workers': _check_workers(value)
         known = [v for v in _choices(f.type) if v is not None]
-        if known and value not in known: raise ValueError(f'{f.name} must be one of {known}, got {value!r}')
+        if known and int not in get_args(f.type): raise ValueError(f'{f.name} must be one of {known}, got {value!r}')
 
 # %% ../../nbs/4a_model/40_core_config.ipynb #dd7cdd6c
 def check_range(

@@ -45,9 +45,22 @@ def _matched_view(dataset, cfg, *how):
     return eval_view(match_channels(dataset, cfg.in_chans, getattr(cfg, 'value_range', None)), cfg.img_size, *how)
 
 # %% ../../nbs/4e_evaluation/80a_evaluation.ipynb #8f4b0b64
+def _turns(view, blank, batch_size, num_workers, world, device):
+    "The batches of this process's shard, then black images, so that all processes have equally many."
+    turns = math.ceil(math.ceil(len(view)/world.size)/batch_size)
+    how = dict(num_workers=num_workers, rank=world.rank, processes=world.size, pin_memory=device.type == 'cuda')
+    batches = iter(shard_loader(_OrBlank(view, blank[0]), batch_size, **how))
+    for _ in tqdm(range(turns), 'evaluating', leave=False, disable=None if world.first and turns > 20 else True):
+        yield next(batches, (blank, None, (), ()))
+
+def _of_one_shape(predict, batch_size):
+    "A compiled model is called with full batches only, since another shape would be compiled anew; others as they are."
+    if not getattr(predict, '_compiled_call_impl', None): return predict
+    return lambda imgs: predict(F.pad(imgs, (0,)*7 + (batch_size - len(imgs),)))[:len(imgs)]
+
 def _copied(out):
     "Start copying outputs to the CPU; returns a function that waits for the copy, and returns it."
-    host = out.to('cpu', non_blocking=True)
+    host = out.float().to('cpu', non_blocking=True)
     if not out.is_cuda: return lambda: host
     done = torch.cuda.Event()
     done.record()
@@ -78,23 +91,16 @@ def predict_batches(
     "Run a function over this process's shard of a data set, each image once; all processes make equally many calls."
     skipped = skipped or CorruptCounter()
     view = _matched_view(dataset, cfg, crop_pct, image_backend)
-    turns = math.ceil(math.ceil(len(view)/world.size)/batch_size)
     stats = [torch.tensor(v, device=device) if v else None for v in (cfg.mean, cfg.std)]
     dtype = torch.float32 if getattr(dataset, 'value_range', None) else torch.uint8
     blank = torch.zeros(1, len(cfg.mean or ()) or cfg.in_chans, *cfg.img_size, dtype=dtype)
     device = torch.device(device)
-    batches = iter(shard_loader(_OrBlank(view, blank[0]), batch_size, num_workers, world.rank, world.size,
-                                pin_memory=device.type == 'cuda'))
     pending = None  # outputs of the batch before: they arrive while the next one is computed
-    for _ in tqdm(range(turns), 'evaluating', leave=False, disable=None if world.first and turns > 20 else True):
-        imgs,labels,ids,why = next(batches, (blank, None, (), ()))
+    for imgs,labels,ids,why in _turns(view, blank, batch_size, num_workers, world, device):
         for i,text in zip(ids, why):
             if text: skipped.add(int(i), text)
-        n = len(imgs)
-        if getattr(predict, '_compiled_call_impl', None): imgs = F.pad(imgs, (0,)*7 + (batch_size - n,))  # one shape
         with torch.no_grad(), autocast(device, precision):
-            out = predict(normalise(imgs.to(device, non_blocking=True), *stats))[:n].float()
-        arrived = _copied(out)
+            arrived = _copied(_of_one_shape(predict, batch_size)(normalise(imgs.to(device, non_blocking=True), *stats)))
         if pending: yield from _known(*pending, rows_of_all)
         pending = arrived, labels, why
     if pending: yield from _known(*pending, rows_of_all)

@@ -35,7 +35,7 @@ class KnnConfig:
     exif_transpose:bool = False # apply the EXIF orientation
     max_bad_images:int = 100 # unreadable images are named and left out; more than so many are an error
     seed:int = 0 # which fraction of the labels
-    precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
+    precision:Literal['bf16', 'fp16', 'tf32', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
 
     def __post_init__(self):
@@ -67,7 +67,7 @@ class EvalConfig:
     crop_pct:float|None = None # fraction of the short side to crop; if not given, 0.875, or 1 for imagenet-c, above 224
     image_backend:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
     max_bad_images:int = 100 # unreadable images are named and left out; more than so many are an error
-    precision:Literal['bf16', 'fp16', 'fp32'] = 'fp32' # of the forward pass
+    precision:Literal['bf16', 'fp16', 'tf32', 'fp32'] = 'fp32' # of the forward pass
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
     output:str|None = None # JSON file for the results; an evaluation that was stopped is continued from it
 
@@ -87,7 +87,7 @@ class ReportConfig:
     max_images:int = 20000 # at most so many training images and test images, the same fraction of each class
     batch_size:int = 64 # images at a time
     num_workers:int = 0 # data-loader workers
-    precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
+    precision:Literal['bf16', 'fp16', 'tf32', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     device:str|None = None # 'cpu', 'cuda', ...; the GPU if there is one, if not given
 
     def __post_init__(self):

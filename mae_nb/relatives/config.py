@@ -200,7 +200,7 @@ class TextConfig:
     clip_grad:float|None = None # largest norm of the gradient; not clipped if not given
     ema_decay:float|None = None # decay of an exponential moving average of the weights; none is kept if not given
     seed:int = 0 # random seed
-    precision:Literal['bf16', 'fp16', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
+    precision:Literal['bf16', 'fp16', 'tf32', 'fp32']|None = None # bf16 on a GPU that has it, else fp32, if not given
     compile:bool = False # torch.compile the model: slower to start, faster to run
     grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
 

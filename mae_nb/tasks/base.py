@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from ..core.dist import DistInfo, accumulation_steps
-from ..core.device import resolve_device, resolve_precision
+from ..core.device import autocast, free_memory, resolve_device, resolve_precision
 from ..core.files import printable
 from ..model.config import ViTConfig, mae_config
-from ..model.kernels import use_fast_kernels
+from ..model.cost import fitting_batch, memory_estimate
+from ..model.kernels import use_bf16_residual, use_fast_kernels
 from ..data.datasets import channel_stats, load_images
 from ..data.folders import NoSuchSplit
 from ..data.loader import CorruptCounter, train_loader
@@ -67,6 +68,9 @@ class ImageTask:
         self.cfg = cfg
         self.dist = dist or DistInfo(device=resolve_device(cfg.device))
         self.precision = resolve_precision(cfg.precision, self.dist.device)
+        autocast(self.dist.device, self.precision)  # raises `ValueError` where there is no TF32
+        if cfg.bf16_residual and self.precision != 'bf16':
+            raise ValueError(f'bf16_residual needs precision bf16, and it is {self.precision}')
         self.skipped = CorruptCounter(cfg.max_bad_images)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', DataWarning)  # it is in the plan
@@ -102,7 +106,17 @@ class ImageTask:
         "Move a model to its device, and choose its kernels."
         model = model.to(self.dist.device)
         model.set_grad_checkpointing(self.cfg.grad_checkpointing)
+        if self.cfg.bf16_residual: use_bf16_residual(model)
         return use_fast_kernels(model, self.dist.device, self.precision)
+
+    def memory(self,
+        batch_size:int, # Images per forward pass
+    )->float: # GiB
+        "Estimate the memory of training; for a masked autoencoder or a classifier."
+        mask_ratio = getattr(self.cfg, 'mask_ratio', 0.75)
+        shards = self.dist.size if self.cfg.fsdp else 1
+        averaged = self.cfg.ema_decay is not None
+        return memory_estimate(self.model, batch_size, mask_ratio, self.precision, shards, averaged)
 
     def set_steps(self,
         num_images:int, # Images of the training set
@@ -110,6 +124,11 @@ class ImageTask:
     )->None:
         "Set batches per step, steps per epoch and learning rate; raise `ValueError` if a step needs too many images."
         c = self.cfg
+        if c.batch_size == 'auto':
+            if not c.effective_batch:
+                raise ValueError('batch_size=auto needs effective_batch, so that a step is of one size on every GPU')
+            fits = fitting_batch(self.memory, c.effective_batch//self.dist.size, free_memory(self.dist.device))
+            c = self.cfg = replace(c, batch_size=fits)
         self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch,
                                                                   self.dist.size)
         self.images_per_step = self.effective_batch//masks_per_image

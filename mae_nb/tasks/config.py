@@ -20,8 +20,8 @@ _minimum = dict.fromkeys(
     'num_workers seed max_bad_images blr min_lr warmup_epochs weight_decay clip_grad ema_decay drop_path reprob '
     'mixup cutmix label_smoothing head_init_std trainable_blocks crop_pct'.split(), 0)
 resumable_fields = frozenset( # may differ between a run and its continuation; epochs may grow
-    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision compile '
-    'grad_checkpointing fsdp num_workers max_bad_images log_every tensorboard save_every keep_checkpoints '
+    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision bf16_residual '
+    'compile grad_checkpointing fsdp num_workers max_bad_images log_every tensorboard save_every keep_checkpoints '
     'milestone_epochs device'.split())
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunConfig:
     value_range:tuple[float,float]|None = None # values mapped to 0 and 1 (not 8-bit); if unset, encoder's or measured
     epochs:int = 30 # training epochs
     max_steps:int|None = None # maximum number of optimiser steps
-    batch_size:int = 128 # images per process and forward pass
+    batch_size:int|Literal['auto'] = 128 # images per process and forward pass; auto: as many as fit on the GPU
     accum_iter:int|None = None # gradient-accumulation steps; if unset, derived from effective_batch, or 1
     effective_batch:int|None = None # images per optimiser step; if unset, batch_size * accum_iter * processes
     blr:float = 6e-3 # base learning rate: lr = blr * effective batch / 256
@@ -59,7 +59,8 @@ class RunConfig:
     exif_transpose:bool = False # apply the EXIF orientation; ImageFolder, and so the published models, do not
     max_bad_images:int = 100 # stop if more images are unreadable; fewer are reported and replaced or left out
     seed:int = 0 # random seed
-    precision:Literal['bf16', 'fp16', 'fp32']|None = None # if unset, bf16 on a GPU that supports it, else fp32
+    precision:Literal['bf16', 'fp16', 'tf32', 'fp32']|None = None # if unset, bf16 on a GPU that supports it, else fp32
+    bf16_residual:bool = False # with bf16, also keep the residual stream in 16 bits: less memory traffic, less exact
     compile:bool = False # torch.compile the model: slower to start, faster to run
     grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
     fsdp:bool = False # shard weights and optimiser state across processes (FSDP2)
@@ -152,7 +153,7 @@ class PretrainConfig(RunConfig):
         for k,unused in dict(predict_ratio=1, small_size=None).items():
             if getattr(self, k) != unused and self.mask_sampling != 'random':
                 raise ValueError(f'{k}={getattr(self, k)} needs mask_sampling random, got {self.mask_sampling}')
-        if self.batch_size % self.masks_per_image:
+        if self.batch_size != 'auto' and self.batch_size % self.masks_per_image:
             raise ValueError(f'batch_size={self.batch_size} must be a multiple of '
                              f'masks_per_image={self.masks_per_image}')
 
@@ -167,7 +168,6 @@ class PretrainConfig(RunConfig):
             raise ValueError(f'target=token needs a tokenizer, and nothing else does; got target={self.target} and '
                              f'tokenizer={self.tokenizer}')
 
-
 # %% ../../nbs/4c_training/65_tasks_config.ipynb #57af7b0c
 @dataclass(frozen=True)
 class TokenizerConfig(RunConfig):
@@ -181,7 +181,7 @@ class TokenizerConfig(RunConfig):
     min_temperature:float = 1/16 # final temperature of the Gumbel-softmax; it starts at 1
     diversity_weight:float = 0.05 # weight of the diversity term, which encourages the use of all codes
     epochs:int = 6 # training epochs
-    batch_size:int = 64 # images per process and forward pass
+    batch_size:int|Literal['auto'] = 64 # images per process and forward pass
     blr:float = 4e-2 # base learning rate: lr = blr * effective batch / 256
     warmup_epochs:float = 0.5 # epochs of linear warm-up
     weight_decay:float = 1e-4 # AdamW's weight decay
@@ -211,7 +211,7 @@ class FinetuneConfig(RunConfig):
     head_init_std:float = 2e-5 # standard deviation of the head's initial weights
     drop_path:float = 0. # stochastic depth: drop probability of the last block; rises linearly from 0
     epochs:int = 20 # training epochs
-    batch_size:int = 64 # images per process and forward pass
+    batch_size:int|Literal['auto'] = 64 # images per process and forward pass
     optimizer:Literal['adamw', 'lars'] = 'adamw' # optimiser
     blr:float = 5e-3 # base learning rate: lr = blr * effective batch / 256
     min_lr:float = 1e-6 # learning rate at the end
@@ -238,12 +238,11 @@ class FinetuneConfig(RunConfig):
             raise ValueError(f'betas must be two numbers in [0, 1), got {self.betas}')
         _check_combination(self)
 
-
 # %% ../../nbs/4c_training/65_tasks_config.ipynb #aeafd9fb
 def _check_combination(c):
     "Raise `ValueError` for inconsistent values."
     check_own_folder(c, 'encoder')
-    if (c.mixup or c.cutmix) and c.batch_size % 2:
+    if (c.mixup or c.cutmix) and c.batch_size != 'auto' and c.batch_size % 2:
         raise ValueError(f'mixup and cutmix pair the images of a batch: batch_size must be even, got {c.batch_size}')
     if c.optimizer == 'lars' and c.layer_decay is not None: raise ValueError('LARS has no layer_decay: leave it out')
     random = [k for k in 'augment flip rand_augment reprob mixup cutmix'.split() if (getattr(c, k) or 'none') != 'none']

@@ -18,7 +18,7 @@ from ..data.augment import PretrainDataset
 from ..train.optim import adamw, muon
 from ..core.rng import seed_all
 from ..core.device import autocast
-from ..model.cost import forward_flops, memory_estimate
+from ..model.cost import forward_flops
 from ..train.engine import run
 from ..weights.formats import weights_id
 from .base import ImageTask, image_channels
@@ -147,9 +147,7 @@ class PretrainTask(ImageTask):
         c,m = self.cfg,self.model.cfg
         params = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         masks = f' ({c.masks_per_image} masks per image)' if c.masks_per_image > 1 else ''
-        shards = self.dist.size if c.fsdp else 1
-        ema = c.ema_decay is not None
-        memory = memory_estimate(self.model, c.batch_size, c.mask_ratio, self.precision, shards, ema)
+        memory = self.memory(c.batch_size)
         h,w = self.model.grid
         start = f'start    {self.start}\n' if c.init_from else ''
         return (f'{start}model    {c.model or "as init_from"}: {params/1e6:.2f} M parameters, '

@@ -113,7 +113,7 @@ def save_state(
     state:TrainState, # What is saved
     run:Path, # Folder of the run
     window=(), # Losses not yet logged
-    writer:BackgroundWriter=None, # Writes while training goes on, after what it is writing; if not given, wait for it
+    writer:BackgroundWriter=None, # Writes while training continues, after what it is writing; if not given, wait for it
 )->None:
     "Write a checkpoint, link its weights in the run's folder, remove older ones; all processes must call it."
     c,dist,step_done = task.cfg, task.dist, state.step
