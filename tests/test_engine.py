@@ -98,6 +98,32 @@ def test_b5_sharded_blocks_are_all_compiled(monkeypatch):
     for block in model.blocks: x = block(x)
     assert counters['stats']['unique_graphs'] >= 12
 
+@pytest.mark.slow
+def test_a_residual_stream_in_16_bits(plain, monkeypatch):
+    "Near the run in bf16, and not equal; compiled it is one graph, also with recomputed activations; other precisions have none."
+    half = losses(precision='bf16', bf16_residual=True)
+    assert 0 < far(half, losses(precision='bf16')) < 0.02 and far(plain, half) < 0.05
+    task = PretrainTask(PretrainConfig(model='mae_vit_nano_patch4', precision='bf16', bf16_residual=True, grad_checkpointing=True, **DEEP))
+    assert graphs(monkeypatch, task, fullgraph=True) == (1, 0)
+    with pytest.raises(ValueError, match='needs precision bf16'): PretrainTask(replace(BASE, bf16_residual=True))
+
+def test_batch_size_auto(plain, monkeypatch):
+    "The largest divisor of the effective batch that fits; the steps are those of accumulation."
+    one = PretrainTask(BASE)
+    with pytest.raises(ValueError, match='needs effective_batch'): PretrainTask(replace(BASE, batch_size='auto'))
+    with pytest.raises(ValueError, match='give a number'): PretrainTask(replace(BASE, batch_size='auto', effective_batch=32))
+    monkeypatch.setattr('mae_nb.tasks.base.free_memory', lambda device: one.memory(17)/0.85)
+    auto = replace(BASE, batch_size='auto', effective_batch=32)
+    task = PretrainTask(auto)
+    assert (task.cfg.batch_size, task.accum_iter, task.effective_batch) == (16, 2, 32)
+    assert far(plain, losses(batch_size='auto', effective_batch=32)) < 1e-5
+    monkeypatch.setattr('mae_nb.tasks.base.free_memory', lambda device: 1e-3)
+    with pytest.raises(ValueError, match='one image needs about'): PretrainTask(auto)
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_tf32_needs_a_gpu():
+    with pytest.raises(ValueError, match='tf32 needs an NVIDIA GPU'): PretrainTask(replace(BASE, precision='tf32'))
+
 def test_bf16_is_near(plain): assert 0 < far(plain, losses(precision='bf16')) < 0.05
 @pytest.mark.slow
 def test_fp16_with_scaler_is_near(plain): assert 0 < far(plain, losses(precision='fp16')) < 0.05
