@@ -168,7 +168,8 @@ class TrainLoader:
         return self.load()
     def batch_bytes(self):
         "Bytes of a batch of images; of 3 channels, unless the data set says otherwise."
-        d,size = self.view.dataset, getattr(self.view, 'size', (0, 0))
+        d = self.view.dataset
+        size = getattr(self.view, 'size', (0, 0))
         value = 1 if getattr(d, 'value_range', None) is None else 4
         return self.batches.batch_size*(getattr(d, 'channels', None) or 3)*size[0]*size[1]*value
     def load(self):
