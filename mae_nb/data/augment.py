@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode, functional as tvf
 from ..core.rng import SampleRandom
 from .images import CorruptImage, EncodedImageDataset, decode_pil, open_image
-from .planes import Planes, open_planes, resize_planes
+from .planes import Planes, open_planes, planes_magic, resize_planes
 from .memory import crop_resize_batch, images_in_memory, on_device
 
 # %% ../../nbs/4b_data/52_augment.ipynb #3b3b9524
@@ -163,8 +163,8 @@ class AugmentedDataset(Dataset):
     )->list: # The same, or, where sizes are known without decoding, pairs of bytes or `Planes` and a crop
         "Draw the crops of a batch at once."
         d = self.dataset
-        unread = any(isinstance(x, CorruptImage) for x in data)
-        if unread or self.image_backend == 'pil' or d.value_range is not None or d.exif_transpose: return data
+        known = all(isinstance(x, bytes) and x.startswith((planes_magic, b'\xff\xd8\xff')) for x in data)  # or JPEG
+        if not known or self.image_backend == 'pil' or d.value_range is not None or d.exif_transpose: return data
         try: opened = [open_planes(x, d.name(i), d.channels) or open_image(x, d.name(i)) for i,x in zip(ids, data)]
         except CorruptImage: return data  # each is opened by itself, and a corrupt one replaced
         sizes = [x.shape[-2:] if isinstance(x, Planes) else x.size[::-1] for x in opened]

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 from ..core.dist import DistInfo, accumulation_steps
 from ..core.device import autocast, free_memory, resolve_device, resolve_precision
 from ..core.files import printable
+from ..model.classifier import ViTClassifier
 from ..model.config import ViTConfig, mae_config
+from ..model.mae import MaskedAutoencoderViT
 from ..model.cost import fitting_batch, memory_estimate
 from ..model.kernels import use_bf16_residual, use_fast_kernels
 from ..data.datasets import channel_stats, load_images
@@ -112,7 +114,9 @@ class ImageTask:
     def memory(self,
         batch_size:int, # Images per forward pass
     )->float: # GiB
-        "Estimate the memory of training; for a masked autoencoder or a classifier."
+        "Estimate the memory of training; raise `ValueError` unless it is of a masked autoencoder or a classifier."
+        if not isinstance(self.model, (MaskedAutoencoderViT, ViTClassifier)):
+            raise ValueError('batch_size=auto is for masked autoencoders and classifiers: give a number')
         mask_ratio = getattr(self.cfg, 'mask_ratio', 0.75)
         shards = self.dist.size if self.cfg.fsdp else 1
         averaged = self.cfg.ema_decay is not None

@@ -6,7 +6,7 @@
 __all__ = ['train_steps', 'StepGC']
 
 # %% ../../nbs/4c_training/63_loop.ipynb #38bd5cb3
-import gc
+import gc, os
 from contextlib import nullcontext
 from itertools import count
 import torch
@@ -47,15 +47,19 @@ def train_steps(
 # %% ../../nbs/4c_training/63_loop.ipynb #9d988639
 class StepGC:
     "A context in which garbage is collected between steps, instead of at any moment; call it after each step."
+    active = False # Is the collector off because of such a context? Forked data-loader workers switch theirs on again
     def __init__(self,
         every:int=50, # Steps between collections
     ): self.every = every
     def __enter__(self):
         self.was = gc.isenabled()
-        gc.collect()
         gc.disable()
+        StepGC.active = True
         return self
     def __call__(self, step:int): # Steps done
         if step % self.every == 0: gc.collect(1)  # what is older rarely becomes garbage
     def __exit__(self, *exc):
+        StepGC.active = False
         if self.was: gc.enable()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: gc.enable() if StepGC.active else None)
