@@ -142,6 +142,15 @@ def make_task():
         def summary(self): return ''
     small = SmallConfig(epochs=3, save_every=2, log_every=1, keep_checkpoints=1, ema_decay=0.5, device='cpu')
 
+def in_one_order():
+    "Wait for the thread that writes a checkpoint: else its calls and those that write the log come in another order each time, and call k is another one."
+    from mae_nb.train.background import BackgroundWriter
+    start = BackgroundWriter.start
+    def start_and_wait(self, write):
+        start(self, write)
+        self.join()
+    BackgroundWriter.start = start_and_wait
+
 def fork(do):
     "Call a function in a process of its own; its exit code, and what it told: the number of calls it made, or what went wrong."
     out,into = os.pipe()
@@ -259,6 +268,7 @@ def main():
     shim.fault_count.restype = ctypes.c_long
     shim.fault_arm.argtypes = ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int
     make_task()
+    in_one_order()
     shm = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None  # a disk in memory: fsync takes no time there
     home,begun = Path(tempfile.mkdtemp(dir=shm)).resolve(),time.time()
     try:
