@@ -71,7 +71,7 @@ class ImageTask:
         self.dist = dist or DistInfo(device=resolve_device(cfg.device))
         self.precision = resolve_precision(cfg.precision, self.dist.device)
         autocast(self.dist.device, self.precision)  # raises `ValueError` where there is no TF32
-        if cfg.bf16_residual and self.precision != 'bf16':
+        if getattr(cfg, 'bf16_residual', False) and self.precision != 'bf16':
             raise ValueError(f'bf16_residual needs precision bf16, and it is {self.precision}')
         self.skipped = CorruptCounter(cfg.max_bad_images)
         with warnings.catch_warnings():
@@ -108,7 +108,7 @@ class ImageTask:
         "Move a model to its device, and choose its kernels."
         model = model.to(self.dist.device)
         model.set_grad_checkpointing(self.cfg.grad_checkpointing)
-        if self.cfg.bf16_residual: use_bf16_residual(model)
+        if getattr(self.cfg, 'bf16_residual', False): use_bf16_residual(model)
         return use_fast_kernels(model, self.dist.device, self.precision)
 
     def memory(self,

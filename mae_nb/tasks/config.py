@@ -20,7 +20,7 @@ _minimum = dict.fromkeys(
     'num_workers seed max_bad_images blr min_lr warmup_epochs weight_decay clip_grad ema_decay drop_path reprob '
     'mixup cutmix label_smoothing head_init_std trainable_blocks crop_pct'.split(), 0)
 resumable_fields = frozenset( # may differ between a run and its continuation; epochs may grow
-    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision bf16_residual '
+    'data_root download output_dir overwrite resume batch_size accum_iter effective_batch precision '
     'compile grad_checkpointing fsdp num_workers max_bad_images log_every tensorboard save_every keep_checkpoints '
     'milestone_epochs device'.split())
 
@@ -60,7 +60,6 @@ class RunConfig:
     max_bad_images:int = 100 # stop if more images are unreadable; fewer are reported and replaced or left out
     seed:int = 0 # random seed
     precision:Literal['bf16', 'fp16', 'tf32', 'fp32']|None = None # if unset, bf16 on a GPU that supports it, else fp32
-    bf16_residual:bool = False # with bf16, also keep the residual stream in 16 bits: less memory traffic, less exact
     compile:bool = False # torch.compile the model: slower to start, faster to run
     grad_checkpointing:bool = False # activation checkpointing: less memory, a third more compute
     fsdp:bool = False # shard weights and optimiser state across processes (FSDP2)
@@ -142,7 +141,8 @@ class PretrainConfig(RunConfig):
     eval_images:int = 10_000 # maximum number of training and of test images for the probes
     # data augmentation (Table 1e); 'none' is the centre crop, 'color_jitter' is rand_crop with colour jitter
     augment:Literal['rand_crop', 'fixed_crop', 'none', 'color_jitter'] = 'rand_crop'
-    may_change = resumable_fields | {'eval_every', 'eval_images'}
+    bf16_residual:bool = False # with bf16, also keep the residual stream in 16 bits: less memory traffic, less exact
+    may_change = resumable_fields | {'eval_every', 'eval_images', 'bf16_residual'}
     def __post_init__(self):
         super().__post_init__()
         if not self.init_from: self._start_at_random()
@@ -181,7 +181,7 @@ class TokenizerConfig(RunConfig):
     min_temperature:float = 1/16 # final temperature of the Gumbel-softmax; it starts at 1
     diversity_weight:float = 0.05 # weight of the diversity term, which encourages the use of all codes
     epochs:int = 6 # training epochs
-    batch_size:int|Literal['auto'] = 64 # images per process and forward pass
+    batch_size:int = 64 # images per process and forward pass
     blr:float = 4e-2 # base learning rate: lr = blr * effective batch / 256
     warmup_epochs:float = 0.5 # epochs of linear warm-up
     weight_decay:float = 1e-4 # AdamW's weight decay
@@ -230,7 +230,8 @@ class FinetuneConfig(RunConfig):
     crop_pct:float|None = None # centre crop of the evaluation / short side; if unset, 0.875 up to 224 pixels, else 1
     eval_every:int = 1 # epochs between evaluations on the test images, also at the end
     keep_checkpoints:int = 1 # checkpoints to keep
-    may_change = resumable_fields | {'eval_every'}
+    bf16_residual:bool = False # with bf16, also keep the residual stream in 16 bits: less memory traffic, less exact
+    may_change = resumable_fields | {'eval_every', 'bf16_residual'}
     def __post_init__(self):
         super().__post_init__()
         if not self.reprob <= 1: raise ValueError(f'reprob must be at most 1, got {self.reprob}')
