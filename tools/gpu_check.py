@@ -1,4 +1,4 @@
-"""Everything that is to be measured on a GPU, in order of worth, within a few minutes; each part writes a file of its own.
+"""Everything that is to be measured on a GPU, in order of worth, within a few minutes; each part writes its own file.
 
     python tools/gpu_check.py --minutes 7
     python tools/gpu_check.py --minutes 2 --tiny --device cpu --output /tmp/rehearsal
@@ -9,7 +9,6 @@ limit; what it has written by then stays. `results/gpu_check.json` says what ran
 """
 import argparse, json, os, signal, subprocess, sys, tempfile, time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 import torch
 from mae_nb.bench.config import EndToEndBench, GrowthBench, LoaderBench, SavingBench, TokensBench
@@ -51,7 +50,9 @@ def one_step(device, model, side='ours', precision='bf16', compiled=False, resid
     imgs = torch.randn(batch, cfg.in_chans, *cfg.img_size, device=device)
     scores = torch.rand(batch, ours.grid[0]*ours.grid[1], device=device)
     called = torch.compile(net) if compiled else net
-    def loss(): return called(pixel_values=imgs, noise=scores).loss if side == 'hf' else called(imgs, 0.75, scores, True).loss
+    def loss():
+        out = called(pixel_values=imgs, noise=scores) if side == 'hf' else called(imgs, 0.75, scores, True)
+        return out.loss
     optimizer = torch.optim.AdamW(net.parameters(), 1e-4, (0.9, 0.95), fused=True)
     step = train_step(loss, optimizer, device, precision)
     first = time_once(step, device)
@@ -114,23 +115,23 @@ def sync(args, table):
 
 def small(args, table):
     "Pre-training on small images in the device's memory."
-    for model,how in (('mae_vit_nano_patch4', {}), ('mae_vit_micro_patch4', {}), ('mae_vit_nano_patch4', dict(compile=True))):
+    for model,how in ((nano, {}), ('mae_vit_micro_patch4', {}), (nano, dict(compile=True))):
         with tempfile.TemporaryDirectory() as here:
             cfg = PretrainConfig(model=model, batch_size=16 if args.tiny else 512, max_steps=20 if args.tiny else 300,
                                  epochs=30, device=args.device, output_dir=here, **how)
             last = [r for r in read_jsonl(pretrain(cfg, log=lambda line: None)/'log.jsonl') if 'images_per_s' in r][-1]
-        table.add(model=model, compile=cfg.compile, images_per_s=last['images_per_s'], data=last['data'], loss=last['loss'])
+        table.add(model=model, compile=cfg.compile, **{k: last[k] for k in ('images_per_s', 'data', 'loss')})
 
 def fashion(args, table):
     "Few labels on all of Fashion-MNIST, five seeds; continues where an earlier call stopped."
     out = Path(args.file).with_suffix('.csv')
-    command = [sys.executable, 'tools/few_labels.py', out, '--epochs', '400', '--data', 'FashionMNIST', '--data_root', args.data_root,
-               '--device', args.device or 'cuda', '--home', 'runs/fashion60k']
+    command = [sys.executable, 'tools/few_labels.py', out, '--epochs', '400', '--data', 'FashionMNIST',
+               '--data_root', args.data_root, '--device', args.device or 'cuda', '--home', 'runs/fashion60k']
     table.add(rc=subprocess.run([*map(str, command)]).returncode, file=str(out))
 
-def benched(args, table, cfg, tiny):
+def benched(args, table):
     "One of `mae_bench`."
-    cfg = tiny if args.tiny else cfg
+    cfg = BENCHES[args.part][args.tiny]
     table.add(**bench(replace(cfg, **(dict(device=args.device) if hasattr(cfg, 'device') else {}))))
 
 @dataclass(frozen=True)
@@ -141,21 +142,21 @@ class Part:
 
 cores = min(14, os.cpu_count() - 1) or 1
 nano = 'mae_vit_nano_patch4'
+BENCHES = {  # as on a GPU, and tiny
+    'saving': (SavingBench(SIZES['L'], batch_size=64, steps=41, num_workers=4, precision='bf16', rounds=1),
+               SavingBench(nano, steps=5, save_every=2, rounds=1)),
+    'loader': (LoaderBench(images=600, num_workers=cores, rounds=1),
+               LoaderBench(images=4, kilobytes=20, passes=1, batch_size=2, rounds=1)),
+    'tokens': (TokensBench(batch_size=64, ratios='', sizes='', depths='', precision='bf16', rounds=5),
+               TokensBench(nano, ratios='', sizes='', depths='', rounds=1)),
+    'end2end': (EndToEndBench(SIZES['B'], 600, batch_size=128, steps=30, num_workers=cores, rounds=1),
+                EndToEndBench(nano, 4, 20, 2, 2, 0, rounds=1)),
+    'growth': (GrowthBench(SIZES['B'], '64,128,256,512', workers='1,2,4,8,14', batch_size=64, rounds=3),
+               GrowthBench(nano, '1,2', '28,56', '0', 2, 4, rounds=1))}
 PARTS = {  # in order of worth; an hour for the last, which can be continued
-    'sync': Part(sync, 15, 40),
-    'step': Part(step, 20, 130),
-    'saving': Part(partial(benched, cfg=SavingBench(SIZES['L'], batch_size=64, num_workers=4, precision='bf16', rounds=1),
-                           tiny=SavingBench(nano, steps=5, save_every=2, rounds=1)), 25, 60),
-    'search': Part(search, 20, 90),
-    'loader': Part(partial(benched, cfg=LoaderBench(images=600, num_workers=cores, rounds=1),
-                           tiny=LoaderBench(images=4, kilobytes=20, passes=1, batch_size=2, rounds=1)), 25, 45),
-    'tokens': Part(partial(benched, cfg=TokensBench(batch_size=64, ratios='', sizes='', depths='', precision='bf16', rounds=5),
-                           tiny=TokensBench(nano, ratios='', sizes='', depths='', rounds=1)), 10, 20),
-    'small': Part(small, 15, 30),
-    'end2end': Part(partial(benched, cfg=EndToEndBench(SIZES['B'], 600, batch_size=128, steps=30, num_workers=cores, rounds=1),
-                            tiny=EndToEndBench(nano, 4, 20, 2, 2, 0, rounds=1)), 25, 45),
-    'growth': Part(partial(benched, cfg=GrowthBench(SIZES['B'], '64,128,256,512', workers='1,2,4,8,14', batch_size=64, rounds=3),
-                           tiny=GrowthBench(nano, '1,2', '28,56', '0', 2, 4, rounds=1)), 30, 60),
+    'sync': Part(sync, 15, 40), 'step': Part(step, 20, 130), 'saving': Part(benched, 25, 80),
+    'search': Part(search, 20, 90), 'loader': Part(benched, 25, 60), 'tokens': Part(benched, 10, 20),
+    'small': Part(small, 15, 30), 'end2end': Part(benched, 25, 45), 'growth': Part(benched, 30, 60),
     'fashion': Part(fashion, 60, 3600)}
 
 def run_part(name, part, args, left):
@@ -171,7 +172,8 @@ def run_part(name, part, args, left):
     finally:
         if child.poll() is None: os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    return dict(part=name, state=state, seconds=round(time.time() - begun, 1), file=file.name if file.exists() else None)
+    seconds = round(time.time() - begun, 1)
+    return dict(part=name, state=state, seconds=seconds, file=file.name if file.exists() else None)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,7 +182,7 @@ def main():
     p.add_argument('--output', type=Path, default=Path('results'), help='folder of the results')
     p.add_argument('--only', help='parts, with commas between them')
     p.add_argument('--tiny', action='store_true', help='small sizes, to try it on a CPU')
-    p.add_argument('--data_root', help='folder with Fashion-MNIST as torchvision has it; without it, that part is left out')
+    p.add_argument('--data_root', help='folder with Fashion-MNIST as torchvision has it, for the last part')
     for hidden in ('--part', '--file'): p.add_argument(hidden, help=argparse.SUPPRESS)
     p.add_argument('--until', type=float, help=argparse.SUPPRESS)
     args = p.parse_args()
@@ -194,7 +196,8 @@ def main():
     for name in wanted:
         left = end - time.time()
         if name == 'fashion' and not args.data_root: done.append(dict(part=name, state='left out: no --data_root'))
-        elif left < PARTS[name].least*(0.2 if args.tiny else 1): done.append(dict(part=name, state=f'left out: {left:.0f} s left'))
+        elif left < PARTS[name].least*(0.2 if args.tiny else 1):
+            done.append(dict(part=name, state=f'left out: {left:.0f} s left'))
         else: done.append(run_part(name, PARTS[name], args, left))
         print(json.dumps(done[-1]), flush=True)
         save_json(dict(minutes=args.minutes, tiny=args.tiny, parts=done), args.output/'gpu_check.json')
