@@ -4,12 +4,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from launch import launch
+from timm.data.random_erasing import RandomErasing
 from torch import nn
 from mae_nb.tasks import finetune as tuning
 from mae_nb.core.rng import fork_rng, sample_rng
 from mae_nb.core.files import read_tensors, save_weights
 from mae_nb.cli import mae_eval, mae_finetune, mae_knn, mae_linprobe, mae_partial, mae_pretrain, mae_report
 from mae_nb.data.bundled import fashion
+from mae_nb.data.datasets import normalise
 from mae_nb.data.memory import TensorImages
 from mae_nb.evaluate.accuracy import evaluate
 from mae_nb.tasks.finetune import FinetuneTask, finetune
@@ -105,7 +107,8 @@ def test_fine_tuning_recipes(name, monkeypatch, photographs):
     view = got['batches'].view
     assert view.scale == (0.08, 1.) and view.flip and view.kind == 'rand_crop' and task.model.global_pool == ('avg' if release else 'token')  # A.1: the class token
     assert len(view.change.ops) == 15 and {(op.magnitude, op.magnitude_std, op.prob) for op in view.change.ops} == {(9, 0.5, 0.5)} and view.change.num_layers == 2
-    assert (view.erase.probability, view.erase.per_pixel, view.erase.max_count) == (0.25, True, 1) if release else view.erase is None
+    erase = task.erase
+    assert (erase.probability, erase.per_pixel, erase.max_count) == (0.25, True, 1) if release else erase is None
     assert cfg.ema_decay == (0.9999 if scratch else None)
     std = task.model.head.weight.std().item()
     assert std == pytest.approx(0.02 if scratch else 2e-5, rel=0.3) and (task.model.head.bias == 0).all()
@@ -130,7 +133,7 @@ def test_linear_probe_recipes(name, monkeypatch, photographs):
     assert [(type(got['optimizer']).__name__, g['weight_decay'], g['momentum'], g['always_adapt']) for g in got['optimizer'].param_groups] == [
         ('Lars', 0., 0.9, True), ('Lars', 0., 0.9, False)]
     view = got['batches'].view
-    assert (view.kind, view.scale, view.flip, view.change, view.erase) == ('clip_crop', (0.08, 1.), True, None, None)
+    assert (view.kind, view.scale, view.flip, view.change, task.erase) == ('clip_crop', (0.08, 1.), True, None, None)
     assert (cfg.mixup, cfg.cutmix, cfg.label_smoothing, cfg.drop_path) == (0, 0, 0, 0) and task.model.head[1].weight.std().item() == pytest.approx(0.01, rel=0.3)
 
 @pytest.mark.parametrize('name', [n for n in JUDGES if 'partial' in n])
@@ -187,6 +190,30 @@ def test_mixup_targets(mae):
         if not torch.allclose(x, blend, atol=1e-4): assert ((x == own) | (x == own.flip(0))).all()  # each pixel is one image's
     assert kinds == {'mixup', 'cutmix'}
 
+def test_random_erasing_of_a_batch(mae):
+    "A quarter of the images, after normalisation: noise in a rectangle of 2 to 33 %; the same in a resumed run; the batch is left alone."
+    task,seen = FinetuneTask(FinetuneConfig(encoder=mae, reprob=0.25, batch_size=500, device='cpu')),[]
+    assert task.dataset.in_memory  # the loader knows nothing of it
+    forward = lambda x: task.model(seen.append(x) or x)
+    imgs,labels = torch.randint(256, (500, 1, 28, 28), dtype=torch.uint8),torch.arange(500) % 10
+    for batch in (imgs, imgs.float()/255):
+        task.batches(3)
+        own = batch.clone()
+        for _ in range(2): task.loss(forward, (batch, labels))
+        assert torch.equal(batch, own)
+    first,second,floats = seen[0],seen[1],seen[2]
+    plain = (imgs.float()/255 - 0.28)/0.35
+    changed = ((first - plain).abs() > 1e-4)[:,0]
+    noisy = changed.any(2).any(1)
+    assert 90 < noisy.sum() < 160 and not torch.equal(first, second)  # 125 +- 10
+    for one in changed[noisy]:
+        rows,cols = one.any(1).nonzero()[:,0],one.any(0).nonzero()[:,0]
+        h,w = rows[-1] - rows[0] + 1,cols[-1] - cols[0] + 1
+        assert one[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1].float().mean() > 0.97 and 0.01 < h*w/784 < 0.36
+    noise = first[:,0][changed]
+    assert abs(noise.mean()) < 0.05 and noise.std() == pytest.approx(1, abs=0.05)
+    assert torch.equal(floats[:,0][changed], noise)  # the same numbers of batch, the same noise
+
 @pytest.mark.slow
 def test_randaugment_survives_posterize():
     "Many images through the paper's policy, also of one channel: none fails."
@@ -195,17 +222,18 @@ def test_randaugment_survives_posterize():
         assert all(view[e, e % 8][0].shape == (c, 16, 16) for e in range(1500))
 
 def test_reference_transform():
-    "RandAugment and erasing are timm's: with one chance, its own pipeline gives the same image."
+    "RandAugment, normalisation and erasing are timm's: with one chance, its own pipeline gives the same image."
     from timm.data.transforms_factory import transforms_imagenet_train
     from torchvision.transforms import functional as tvf
     mean,std = (.485, .456, .406),(.229, .224, .225)
     img = TensorImages(torch.randint(256, (1, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
-    ours = FinetuneDataset(img, (32, 32), policy='rand-m9-mstd0.5-inc1', reprob=0.25, mean=mean, std=std)
+    ours = FinetuneDataset(img, (32, 32), policy='rand-m9-mstd0.5-inc1', mean=mean, std=std)
+    erase = RandomErasing(0.25, mode='pixel', device='cpu')
     theirs = transforms_imagenet_train(32, color_jitter=None, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic', re_prob=0.25, re_mode='pixel', mean=mean, std=std)
     for s in range(200):
         pil = tvf.to_pil_image(torch.randint(256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(s)))
         op = theirs.transforms
-        with fork_rng(sample_rng(9, s)): a = ours.rand_augment_and_erase(pil)
+        with fork_rng(sample_rng(9, s)): a = erase(normalise(tvf.pil_to_tensor(ours.change(pil))[None], mean, std))[0]
         with fork_rng(sample_rng(9, s)):
             try: b = op[-1](op[-2](op[-3](op[2](pil))))
             except ValueError as e: assert 'bits' in str(e); continue  # the mended operation

@@ -44,42 +44,33 @@ class FinetuneDataset(AugmentedDataset):
     def __init__(self,
         dataset:Dataset, size:tuple, seed:int=0, # As for `AugmentedDataset`; the data set has `labels`
         policy:str=None, # RandAugment's; none if not given
-        reprob:float=0., # Probability of random erasing
-        mean:tuple=None, std:tuple=None, # For RandAugment and erasing: per-channel mean and standard deviation
+        mean:tuple=None, std:tuple=None, # Per-channel mean, for RandAugment, and standard deviation, for arrays
         scale:tuple=(0.08, 1.), # Range of the crop's fraction of the area
         **how # `flip`, `kind`, `image_backend` of `AugmentedDataset`
     ):
         super().__init__(dataset, size, seed, scale, **how)
         self.mean,self.std = mean,std
-        self.change,self.erase = None,None
+        self.change = None
         if policy and len(mean) not in (1, 3):
             raise ValueError(f'RandAugment needs images of 1 or 3 channels, got {len(mean)}')
         if policy and getattr(dataset, 'value_range', None):
             raise ValueError(f'RandAugment is for images of 8 bits: leave rand_augment={policy} out')
         if policy: self.change = rand_augment(policy, size, mean)
-        if reprob:
-            from timm.data.random_erasing import RandomErasing
-            self.erase = RandomErasing(reprob, mode='pixel', device='cpu')
 
     @property
-    def in_memory(self): return super().in_memory and not (self.change or self.erase)
+    def in_memory(self): return super().in_memory and not self.change
     def batch(self, ids, boxes, mirrored)->tuple: # uint8 images `(B, C, *size)`, and their classes, `(B,)`
         "Make a batch of images in memory."
         return self.random_crops(ids, boxes, mirrored), self.dataset.labels[ids]
 
     def sample(self, index, random, data=None)->tuple: # Image `(C, *size)`, and its class
-        "Load and augment as in `random_crop`; the image is uint8, or normalised float32 with erasing and for arrays."
+        "Load and augment as in `random_crop`; the image is uint8, or normalised float32 for arrays."
         img = self.random_crop(index, random, data)
-        if self.change or self.erase:
-            with fork_rng(random.generator()): img = self.rand_augment_and_erase(img)
-        elif isinstance(img, Tensor) and img.is_floating_point(): img = normalise(img, self.mean, self.std)
+        if self.change:
+            if isinstance(img, Tensor): img = tvf.to_pil_image(img)
+            with fork_rng(random.generator()): img = self.change(img)
+        if isinstance(img, Tensor) and img.is_floating_point(): img = normalise(img, self.mean, self.std)
         return (img if isinstance(img, Tensor) else tvf.pil_to_tensor(img)), self.dataset.labels[index]
-
-    def rand_augment_and_erase(self, img): # uint8 `(C, H, W)`, or a Pillow image
-        "timm's RandAugment, then random erasing of the normalised image (float32); both use global random generators."
-        if self.change: img = self.change(tvf.to_pil_image(img) if isinstance(img, Tensor) else img)
-        if not isinstance(img, Tensor): img = tvf.pil_to_tensor(img)
-        return self.erase(normalise(img, self.mean, self.std)) if self.erase else img
 
 # %% ../../nbs/4b_data/52b_labelled.ipynb #3ae8cccf
 class _Some(Dataset):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset
 from ..core.rng import fork_rng, sample_rng, seed_all
@@ -110,7 +111,7 @@ class FinetuneTask(ImageTask):
         m = self.model.cfg
         self.set_steps(len(images))
         self.dataset = FinetuneDataset(
-            images, m.img_size, c.seed, c.rand_augment, c.reprob, m.mean, m.std, (c.crop_scale_min, 1.),
+            images, m.img_size, c.seed, c.rand_augment, m.mean, m.std, (c.crop_scale_min, 1.),
             flip=c.flip, kind=c.augment, image_backend=c.image_backend)
         if c.cache:
             self.dataset = self.cached(images, self.skipped)
@@ -119,7 +120,8 @@ class FinetuneTask(ImageTask):
         self.eval_steps = 0 if self.test is None else c.eval_every*self.steps_per_epoch
         self.flops_per_image = 0. if c.cache else tune_flops(m, c.trainable_blocks)
         self.stats = [torch.tensor(v, device=self.dist.device) if v else None for v in (m.mean, m.std)]
-        self.mix = None
+        self.erase = self.mix = None
+        if c.reprob: self.erase = RandomErasing(c.reprob, mode='pixel', device=self.dist.device)
         if c.mixup or c.cutmix:
             self.mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.label_smoothing, num_classes=m.num_classes)
         own = np.random.SeedSequence((c.seed, self.dist.rank)).generate_state(1)[0].item()
@@ -160,13 +162,14 @@ class FinetuneTask(ImageTask):
         return super().batches(start, log)
 
     def loss(self, forward, batch):
-        "Cross-entropy of images `(B, C, H, W)`, mixed by mixup and CutMix, and labels `(B,)`, smoothed."
+        "Cross-entropy of images `(B, C, H, W)`, erased and mixed at random, and labels `(B,)`, smoothed."
         c = self.cfg
         imgs,target = (t.to(self.dist.device, non_blocking=True) for t in batch)
-        if imgs.dtype == torch.uint8: imgs = normalise(imgs, *self.stats)
-        if self.mix:
+        imgs = normalise(imgs, *self.stats) if imgs.dtype == torch.uint8 else imgs.clone()
+        if self.erase or self.mix:
             with fork_rng(sample_rng(c.seed, next(self.batch_numbers), self.dist.rank, 'mix')):
-                imgs,target = self.mix(imgs.clone(), target)
+                if self.erase: imgs = self.erase(imgs)
+                if self.mix: imgs,target = self.mix(imgs, target)
         with autocast(self.dist.device, self.precision): logits = forward(imgs)
         return F.cross_entropy(logits.float(), target, label_smoothing=0. if self.mix else c.label_smoothing)
 
