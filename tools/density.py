@@ -8,10 +8,10 @@ novels (`--data austen`), or a file. A kind is trained for the same number of ep
 fixed masks of the same ratio, the fraction of the variance that is explained (and of the entropy that is removed, for words),
 and, on frozen features of unmasked data, kNN and ridge regression: the class of a garment, the part of the text of a passage.
 Other rows are for comparison: the untrained encoder of each seed, raw pixels and counts of words, and what the nearest visible
-pixels and words explain without any encoder.
+pixels and words explain without any encoder (for images, the mean image of the masked places, too).
 
-What is done is not done again: runs are kept in a folder and go on where they were stopped, and rows that are in the table
-stay. Several processes, with one thread each, work beside each other. All 42 runs take about an hour of one core.
+Finished rows stay in the table; runs are kept in a folder and resume. Several processes, with one thread each, work in parallel.
+All 42 runs take about an hour of one core.
 """
 import argparse, csv, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 RATIOS = (0.05, 0.15, 0.3, 0.5, 0.75, 0.9, 0.95)
 EPOCHS = {'image': 8, 'text': 7}
-COLUMNS = ('kind start ratio seed masked explained removed nats accuracy knn linear epochs steps seconds data '
+COLUMNS = ('kind start ratio seed masked explained place removed nats accuracy knn linear epochs steps seconds data '
            'device cpu threads python torch timm commit').split()
 KEY = 'kind', 'start', 'ratio', 'seed'
 quiet = lambda line: None
@@ -67,10 +67,11 @@ class Images:
         return dict(masked=round(mask.mean().item(), 4), explained=explained_patches(pred, patches, mask, mean))
 
     def neighbours(self, ratio):
-        "What the nearest visible pixels explain, by linear prediction."
+        "What the nearest visible pixels explain, by linear prediction, and what the mean image does."
         from mae_nb.relatives.neighbours import image_baselines
         train,test = (s.imgs/255 for s in self.sets())
-        return dict(explained=image_baselines(train, test[::4], 4, ratio)['linear'])
+        found = image_baselines(train, test[::4], 4, ratio)
+        return dict(explained=found['linear'], place=found['place'])
 
 class Text:
     "BERTs on a text."

@@ -120,7 +120,7 @@ class IGPTConfig(RelativeConfig):
     num_heads:int = 3 # attention heads
     epochs:int = 4 # training epochs
     batch_size:int = 64 # images per process and forward pass; 128 in the paper
-    blr:float = 1.2e-2 # base learning rate: lr = blr * effective batch / 256; the paper's 3e-3 at a batch of 64
+    blr:float = 1.2e-2 # base learning rate: lr = blr * effective batch / 256; 3e-3 at a batch of 64
     warmup_epochs:float = 0.25 # epochs of linear warm-up; 1 in the paper
     weight_decay:float = 0. # AdamW's weight decay; none is stated in the paper
     eval_every:int = 1 # epochs between evaluations on the test images; the end counts, too

@@ -111,7 +111,7 @@ def emphasis_weights(
     hit:Tensor, # 1 = corrupted, any shape
     emphasis:tuple=(1., 1.), # Weights of corrupted units and of others, alpha and beta
 )->Tensor: # One weight per unit, of the shape of `hit`
-    "Weigh corrupted units and others (Vincent et al., 2010, section 3.3)."
+    "Weigh corrupted units and others (Vincent et al., 2010, section 3.4)."
     alpha,beta = emphasis
     return alpha*hit + beta*(1 - hit)
 

@@ -54,7 +54,7 @@ def _plus_plus(x, weight, k, generator):
     return x[chosen]
 
 def _lloyd_step(x, weight, centres):
-    "One turn of equation 42.2; a colour that no pixel is nearest to goes to the pixel with the largest error."
+    "One iteration of (21.2); a colour that no pixel is nearest to goes to the pixel with the largest error."
     ids = _nearest(x, centres)
     k = len(centres)
     mass = ids.bincount(weight, k)
@@ -71,7 +71,7 @@ def fit_palette(
     colours:int, # Colours of the palette, `K`
     seed:int=0, # Seed of the start
     most:int=2**16, # Pixels to look at, evenly spread over the images
-    steps:int=100, # At most so many turns; it ends when no colour moves
+    steps:int=100, # At most so many iterations; it ends when no colour moves
 )->Tensor: # float32, `(K, C)`, from dark to bright
     "Find a palette by k-means, the same for the same images; raise `ValueError` if there are fewer different colours."
     pixels = imgs.movedim(1, -1).flatten(0, -2)
