@@ -13,11 +13,12 @@ from mae_nb.model.encoder import MAEEncoder
 from mae_nb.recipes import recipe, recipes
 from mae_nb.transfer.ap import average_precision, coco_truth, detect_images, to_results
 from mae_nb.transfer.config import DetectConfig
-from mae_nb.transfer.detdata import CocoInstances, find_instances, load_instances, some_images
+from mae_nb.transfer.detdata import CocoInstances, find_annotations, image_folder, load_instances, some_images
 from mae_nb.transfer.detect import DetectTask, detect
 from mae_nb.transfer.jitter import JitteredInstances, decode_masks, encode_masks, jitter_size, to_rle
 from mae_nb.transfer.maskrcnn import Detector, DetectorConfig, load_detector, make_rcnn
 from mae_nb.transfer.pyramid import DenseViTConfig, feature_maps, load_backbone, make_backbone
+from mae_nb.weights.adapt import select_part
 from mae_nb.weights.formats import read_weights
 from mae_nb.weights.hub import resolve_weights
 
@@ -56,7 +57,7 @@ def coco(tmp_path_factory):
     write_set(at/'val2017', at/'annotations/instances_val2017.json', 5, 1, empty=(4,))
     return at
 
-TINY = DetectConfig(model='mae_vit_nano_patch4', img_size=(32, 32), channels=16, box_dim=32, proposals=20, box_samples=16, window_size=4, drop_path=0.2, epochs=3, max_steps=4,
+TINY = DetectConfig(model='mae_vit_nano_patch4', img_size=(32, 32), channels=16, box_dim=32, proposals=20, box_samples=16, drop_path=0.2, epochs=3, max_steps=4,
                     batch_size=4, warmup_epochs=0.5, blr=0.064, log_every=1, save_every=2, keep_checkpoints=9, eval_every=2, device='cpu')
 
 @pytest.fixture(scope='module')
@@ -118,15 +119,19 @@ def test_windows_as_large_as_the_grid_are_the_encoder():
     "The ViT of the detector, with weights of a masked autoencoder: what that one's blocks compute without a class token."
     path,told = resolve_weights('fashion_nano')
     w = read_weights(path, **told)
-    sizes = {k: w.shapes[k] for k in ('img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')}
+    sizes = {k: w.shapes[k] for k in ('img_size', 'patch_size', 'in_chans', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio')} | dict(depth=8)
     encoder = MAEEncoder(DenseViTConfig(**sizes)).eval()
-    encoder.load_state_dict({k: v for k,v in w.state.items() if k in encoder.state_dict()})
+    for k,v in w.state.items():  # its four blocks, twice
+        for to in (k, *(k.replace(f'blocks.{i}.', f'blocks.{i + 4}.') for i in range(4) if f'blocks.{i}.' in k)):
+            if to in encoder.state_dict(): encoder.state_dict()[to].copy_(v)
     imgs = torch.randn(2, 1, 28, 28)
-    vit = load_backbone(make_backbone(DenseViTConfig(**sizes, window_size=7)).eval(), w)
+    vit = make_backbone(DenseViTConfig(**sizes, window_size=7)).eval()
+    assert [b.window_size for b in vit.blocks] == [7, 0]*4
+    load_backbone(vit, replace(select_part(w, 'encoder'), state=dict(encoder.state_dict()), shapes=w.shapes | dict(depth=8)))
     with torch.no_grad():
         x = encoder.embed(*encoder.to_patches(imgs))[:,1:]
         for block in encoder.blocks: x = block(x)
-        assert torch.allclose(feature_maps(vit, imgs, (3,))[0].flatten(2).mT, x, atol=1e-4)
+        assert torch.allclose(feature_maps(vit, imgs, (7,))[0].flatten(2).mT, x, atol=1e-4)
 
 def test_vitdet_base():
     "Sizes of the published network, without memory: heads, windows, relative positions, proposals."
@@ -159,7 +164,7 @@ def test_recipes_read_back(name):
     r = recipe(name, 'detect')
     assert f'boxes {box}, masks {mask}' in r.expected and (r.config.patch_size, r.config.epochs, r.config.img_size) == (patch, epochs, (1024, 1024))
     if name.startswith('paper'): assert recipes[r.config.encoder.removeprefix('runs/')].kind == 'pretrain' and 'A.3' in r.source and r.config.pyramid == 'subsets'
-    small = dict(data='scenes', encoder=None, model='mae_vit_nano_patch6', patch_size=None, img_size=(72, 72), channels=16, box_dim=32, batch_size=64, num_workers=0, eval_images=5, device='cpu')
+    small = dict(data='scenes', encoder=None, model='mae_vit_nano_patch6', patch_size=None, img_size=(72, 72), window_size=None, channels=16, box_dim=32, batch_size=64, num_workers=0, eval_images=5, device='cpu')
     task = DetectTask(replace(r.config, **small))
     assert task.effective_batch == 64 and task.lr == pytest.approx(1e-4) and task.cfg.min_lr == 0
     n = task.total_steps
@@ -192,7 +197,7 @@ def test_sizes_after_jitter():
         assert max(abs(a - b) for a,b in zip(jitter_size((480, 640), 1024, s), (h, w))) <= 1
 
 def test_recomputed_activations():
-    c = DetectorConfig(img_size=24, patch_size=6, in_chans=1, embed_dim=16, depth=4, num_heads=2, window_size=2, classes='ab', channels=8, box_dim=16, proposals=9, box_samples=8)
+    c = DetectorConfig(img_size=24, patch_size=6, in_chans=1, embed_dim=16, depth=8, num_heads=2, window_size=2, drop_path=0.5, classes='ab', channels=8, box_dim=16, proposals=9, box_samples=8)
     torch.manual_seed(0)
     model = Detector(c)
     masks = torch.zeros(1, 24, 24, dtype=torch.bool)
@@ -237,7 +242,7 @@ from dataclasses import replace
 from mae_nb.transfer.config import DetectConfig
 from mae_nb.transfer.detect import detect
 out,data,steps = sys.argv[1:]
-detect(DetectConfig(model='mae_vit_nano_patch4', img_size=(32, 32), channels=16, box_dim=32, proposals=20, box_samples=16, window_size=4, drop_path=0.2, epochs=3, max_steps=int(steps),
+detect(DetectConfig(model='mae_vit_nano_patch4', img_size=(32, 32), channels=16, box_dim=32, proposals=20, box_samples=16, drop_path=0.2, epochs=3, max_steps=int(steps),
                     batch_size=2, warmup_epochs=0.5, blr=0.064, log_every=1, save_every=2, keep_checkpoints=9, eval_every=2, device='cpu', data=data, output_dir=out, resume='auto'))
 '''
 
@@ -371,22 +376,25 @@ def test_sets_that_contradict_each_other(coco, tmp_path):
 
 def test_other_layouts(coco, tmp_path):
     "Of Roboflow, of labelling tools, and with a folder of all images."
+    def found(data, split='train'):
+        file = find_annotations(data, split)
+        return file, image_folder(data, file, read_json(file)['images'])
     for split,name in ('train', 'train'), ('val', 'valid'):
         at = shutil.copytree(coco/f'{split}2017', tmp_path/'robo'/name)
         shutil.copy(coco/f'annotations/instances_{split}2017.json', at/'_annotations.coco.json')
-    assert find_instances(tmp_path/'robo', 'test') == (tmp_path/'robo/valid/_annotations.coco.json', tmp_path/'robo/valid')
+    assert found(tmp_path/'robo', 'test') == (tmp_path/'robo/valid/_annotations.coco.json', tmp_path/'robo/valid')
     tool = tmp_path/'tool'
     shutil.copytree(coco/'train2017', tool/'images')
     for split in 'train', 'test': shutil.copy(coco/'annotations/instances_train2017.json', tool/f'{split}.json')
-    assert find_instances(tool, 'test') == (tool/'test.json', tool/'images') and len(load_instances(tool)) == 8
+    assert found(tool, 'test') == (tool/'test.json', tool/'images') and len(load_instances(tool)) == 8
     shutil.copy(tool/'train.json', tool/'train_old.json')
-    with pytest.raises(ValueError, match='several annotations for train: train.json, train_old.json'): find_instances(tool)
+    with pytest.raises(ValueError, match='several annotations for train: train.json, train_old.json'): found(tool)
     alone = tmp_path/'alone'
     shutil.copytree(coco/'train2017', alone/'photos'/'train2017')
     shutil.copy(coco/'annotations/instances_train2017.json', alone/'labels.json')
-    with pytest.raises(ValueError, match='are in none of'): find_instances(alone)
+    with pytest.raises(ValueError, match='are in none of'): found(alone)
     shutil.move(alone/'photos'/'train2017', alone/'images')
-    assert find_instances(alone) == (alone/'labels.json', alone/'images')
+    assert found(alone) == (alone/'labels.json', alone/'images')
 
 def test_crowds(coco, tmp_path):
     "Not trained on, and kept for the evaluation, where what is found in them counts neither way."

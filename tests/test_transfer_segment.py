@@ -278,6 +278,16 @@ def test_each_image_is_counted_once(ade, whole):
     assert counts == [sum(labelled[rank::3]) for rank in range(3)]
     with torch.no_grad(): assert predict_windows(model.predict, [torch.randn(3, 24, 24)], (24, 24))[0].shape == (3, 24, 24)
 
+def test_a_saved_model_knows_how_classes_are_counted(tmp_path):
+    "Evaluated without --reduce_zero_label, and with its EMA weights: the numbers of the run."
+    data = make_folder(tmp_path/'other', ('train', 'val'), 'masks')  # not ADE20K's names
+    run = segment(tiny(data, reduce_zero_label=True, ema_decay=0.5, max_steps=2, output_dir=str(tmp_path/'run')), **quiet)
+    last = [r for r in read_jsonl(run/'log.jsonl') if 'mIoU' in r][-1]
+    for ema in False, True:
+        found = evaluate_run(tiny(data, evaluate=str(run), encoder_ema=ema), **quiet)
+        assert found['mIoU'] == pytest.approx(last['ema_'*ema + 'mIoU'], abs=1e-5)
+    assert last['ema_mIoU'] != last['mIoU'] or last['ema_aAcc'] != last['aAcc']
+
 # --- queries ---
 @pytest.mark.slow
 def test_queries_are_trained_and_resumed(ade, tmp_path):

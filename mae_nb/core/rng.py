@@ -118,11 +118,15 @@ class SampleRandom:
 @contextmanager
 def fork_rng(
     generator:torch.Generator, # Random generator
+    device:torch.device=torch.device('cpu'), # If it is a GPU, its generator is seeded, too; others are left alone
 ):
     "Seed torch, numpy and Python from a generator, for code that takes none; restore their states afterwards."
     words = torch.randint(2**32, (16,), generator=generator).tolist()
     old = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.set_rng_state(generator.get_state())  # leaves GPUs alone
+    torch.set_rng_state(generator.get_state())
+    if device.type == 'cuda':
+        on_gpu = torch.cuda.get_rng_state(device)
+        with torch.cuda.device(device): torch.cuda.manual_seed(words[0])
     np.random.seed(words[:8])
     random.seed(sum(w << 32*i for i,w in enumerate(words[8:])))
     try: yield
@@ -130,6 +134,7 @@ def fork_rng(
         torch.set_rng_state(old[0])
         np.random.set_state(old[1])
         random.setstate(old[2])
+        if device.type == 'cuda': torch.cuda.set_rng_state(on_gpu, device)
 
 # %% ../../nbs/4a_model/40a_core_rng.ipynb #bb7e4043
 def seed_all(

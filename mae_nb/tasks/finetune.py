@@ -167,7 +167,8 @@ class FinetuneTask(ImageTask):
         imgs,target = (t.to(self.dist.device, non_blocking=True) for t in batch)
         imgs = normalise(imgs, *self.stats) if imgs.dtype == torch.uint8 else imgs.clone()
         if self.erase or self.mix:
-            with fork_rng(sample_rng(c.seed, next(self.batch_numbers), self.dist.rank, 'mix')):
+            rng = sample_rng(c.seed, next(self.batch_numbers), self.dist.rank, 'mix')
+            with fork_rng(rng, self.dist.device):
                 if self.erase: imgs = self.erase(imgs)
                 if self.mix: imgs,target = self.mix(imgs, target)
         with autocast(self.dist.device, self.precision): logits = forward(imgs)

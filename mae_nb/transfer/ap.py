@@ -76,7 +76,7 @@ def average_precision(
     for kind,name in (('bbox', 'box'), ('segm', 'mask'))[:1 + masks]:
         # of results: else the size of a mask would be that of its box
         drop = dict(bbox='segmentation', segm='bbox')[kind]
-        gt = COCO(dict(truth, annotations=[_judged(a, kind) for a in truth['annotations']]))
+        gt = COCO(dict(truth, annotations=[_for_metric(a, kind) for a in truth['annotations']]))
         dt = gt.loadRes([{k: v for k,v in r.items() if k != drop} for r in results])
         run = COCOeval_faster(gt, dt, kind, print_function=lambda *_: None)
         for step in run.evaluate, run.accumulate, run.summarize: step()
@@ -84,7 +84,7 @@ def average_precision(
             if value >= 0: metrics[f'{name}_{key}'] = 100*float(value)
     return metrics
 
-def _judged(a, kind):
+def _for_metric(a, kind):
     "An annotation for the library; without a mask, its box is a crowd when masks are evaluated."
     if kind == 'bbox': return {k: v for k,v in a.items() if k != 'segmentation'}
     if a['segmentation']: return dict(a)

@@ -57,7 +57,8 @@ class SegmentConfig(TransferConfig):
     # 'scenes' (bundled), ADE20K's folder, or one with images and maps (images/train, masks/train, ...)
     data:str = 'scenes'
     output_dir:str = 'runs/segment' # folder of the run; a new one, unless resumed or overwritten
-    evaluate:str|None = None # a run of mae_segment: evaluate it on the test images of data, and train nothing
+    # a run of mae_segment (with encoder_ema: its EMA weights): only evaluate it on data's test images
+    evaluate:str|None = None
     num_classes:int|None = None # classes; those of classes.txt, or counted in all maps, if not given
     reduce_zero_label:bool|None = None # 0 is unlabelled in maps, classes count from 1; if not given, for ADE20K only
     head:Literal['upernet', 'query'] = 'upernet' # the paper's head, on four maps; or queries in the last blocks (EoMT)

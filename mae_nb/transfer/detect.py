@@ -124,7 +124,8 @@ class DetectTask(ImageTask):
         imgs,targets = [to(x) for x in imgs], [{k: to(v) for k,v in t.items()} for t in targets]
         number = next(self.batch_numbers)*self.dist.size + self.dist.rank
         rng = sample_rng(self.cfg.seed, index=number, purpose='mix')
-        with fork_rng(rng), autocast(self.dist.device, self.precision): return forward(imgs, targets)
+        device = self.dist.device
+        with fork_rng(rng, device), autocast(device, self.precision): return forward(imgs, targets)
 
     def loss(self, forward, batch):
         "The sum of the losses of images `(C, h, w)` and their objects."

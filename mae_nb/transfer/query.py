@@ -43,7 +43,7 @@ class QueryHead(nn.Module):
 
     # Of states `(B, Q+1+L, D)`: logits of masks `(B, Q, 4h, 4w)`, classes `(B, Q, K+1)`
     def read(self, x:Tensor)->tuple:
-        "What the queries say."
+        "Compute masks and classes of the queries."
         x = self.norm(x)
         queries,patches = x[:,:self.num_queries], x[:,self.num_queries + 1:]
         features = self.enlarge(patches.transpose(1, 2).unflatten(2, self.grid))
@@ -62,24 +62,24 @@ class QueryHead(nn.Module):
     def forward(self, backbone:nn.Module, imgs:Tensor)->list: # Outputs before each block with queries, and at the end
         x = backbone.patch_embed(imgs)
         x = backbone.pos_drop(torch.cat([backbone.cls_token.expand(len(x), -1, -1), x], 1) + backbone.pos_embed)
-        said = []
+        outputs = []
         for i,block in enumerate(backbone.blocks, self.blocks - len(backbone.blocks)):
             bias = None
             if i == 0: x = torch.cat([self.query.expand(len(x), -1, -1), x], 1)
             if i >= 0 and (self.training or self.mask_prob[i] > 0):
-                said.append(self.read(x))
-                bias = self.attention_bias(said[-1][0].detach(), self.mask_prob[i]).to(x.dtype)
+                outputs.append(self.read(x))
+                bias = self.attention_bias(outputs[-1][0].detach(), self.mask_prob[i]).to(x.dtype)
             if backbone.grad_checkpointing and self.training: x = checkpoint(block, x, bias, use_reentrant=False)
             else: x = block(x, bias)
-        return [*said, self.read(x)]
+        return [*outputs, self.read(x)]
 
     def advance(self, progress:float): # Of the training, 0 to 1
         self.mask_prob.copy_(mask_probabilities(progress, self.blocks))
-    def logits(self, said): # `(B, K, H, W)`: scores at the size of the image
-        masks,classes = said[-1]
+    def logits(self, outputs): # `(B, K, H, W)`: scores at the size of the image
+        masks,classes = outputs[-1]
         return query_scores(resize_maps(masks.float(), self.img_size), classes.float())
-    def loss(self, said, labels):
-        return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in said)
+    def loss(self, outputs, labels):
+        return sum(query_loss(masks.float(), classes.float(), labels) for masks,classes in outputs)
 
 # %% ../../nbs/3_transfer/32f_query.ipynb #80f67669
 def mask_costs(

@@ -99,13 +99,13 @@ def evaluate(self:SegmentTask, model, step=None)->dict: # Percent
     found = evaluate_maps(model, self.test, self.dist, base_size=c.base_size, inference=c.inference,
                           batch_size=c.batch_size,
                           num_workers=c.num_workers, precision=self.precision, skipped=self.test_skipped)
-    if model is self.model and self.dist.first: self.paint(step)
+    if model is self.model and self.dist.first: self.save_pictures(step)
     found = {k: round(v, 6) for k,v in found.items()}
     return {dict(skipped='test_skipped').get(k, k): v for k,v in found.items()}
 
 # %% ../../nbs/3_transfer/32e_segment.ipynb #5313a6e7
 @patch
-def paint(self:SegmentTask, step:int, n:int=6)->None: # Optimiser steps done; images
+def save_pictures(self:SegmentTask, step:int, n:int=6)->None: # Optimiser steps done; images
     "Write predictions of some test images, the same each time, as `pictures/step-*.png`."
     pairs = []
     for i in np.linspace(0, len(self.test) - 1, min(n, len(self.test))).astype(int).tolist():
@@ -207,11 +207,11 @@ def evaluate_run(
 )->dict: # `mIoU`, `mAcc`, `aAcc`, in percent; `iou`, that of each class, nan if it is neither there nor predicted
     "Evaluate a model that is there, in one process or under `torchrun`."
     with init_distributed(cfg.device, log) as dist:
-        model = load_segmenter(cfg.evaluate).to(dist.device)
+        model = load_segmenter(cfg.evaluate, cfg.encoder_ema).to(dist.device)
         m = model.cfg
         known = None if cfg.data == 'scenes' else m.num_classes
-        _,test = load_map_splits(cfg.data, num_classes=cfg.num_classes or known,
-                                 reduce_zero_label=cfg.reduce_zero_label)
+        zero = m.reduce_zero_label if cfg.reduce_zero_label is None else cfg.reduce_zero_label
+        _,test = load_map_splits(cfg.data, num_classes=cfg.num_classes or known, reduce_zero_label=zero)
         if test is None: raise ValueError(f'{cfg.data} has no test images: no folder val, validation or test')
         if test.num_classes != m.num_classes or (test.classes and m.classes and tuple(test.classes) != m.classes):
             other = ', of other names'*(test.num_classes == m.num_classes)
@@ -224,7 +224,7 @@ def evaluate_run(
         found = evaluate_maps(model, test, dist, precision=resolve_precision(cfg.precision, dist.device),
                               skipped=skipped, per_class=True, **how)
         if not dist.first: return found
-        for k,v in sorted(enumerate(found['iou']), key=lambda kv: kv[1]):
+        for k,v in sorted(enumerate(found['iou']), key=lambda kv: (kv[1] != kv[1], kv[1])):
             log(f'IoU {v:5.1f}  {m.classes[k] if m.classes else k}')
         log(f'{cfg.evaluate} on {len(test)} images of {cfg.data}: '
             + ', '.join(f'{k} {v:.4g}' for k,v in found.items() if k != 'iou'))

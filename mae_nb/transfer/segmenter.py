@@ -18,7 +18,8 @@ from ..model.cost import count_flops
 from ..tasks.base import encoder_start
 from ..train.checkpoint import load_strict
 from .config import SegmentConfig
-from .pyramid import DenseViTConfig, feature_maps, load_backbone, make_backbone, rescale
+from .pyramid import (DenseViTConfig, feature_maps, load_backbone, make_backbone, rescale,
+                                     segmentation_blocks)
 from .segdata import ignored
 from .upernet import FCNHead, UperNetHead, resize_maps
 from ..weights.formats import weights_id
@@ -37,6 +38,7 @@ class SegmenterConfig(DenseViTConfig):
     num_queries:int = 100 # Of the query head
     query_blocks:int = 4 # Last blocks that queries pass through
     base_size:tuple|None = None # Short and long side that images are resized to fit; their own size if None
+    reduce_zero_label:bool = False # In maps as they are stored, is 0 unlabelled, and do classes count from 1?
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,7 +62,8 @@ class PyramidHead(nn.Module):
         self.upernet = UperNetHead([D]*4, cfg.num_classes, cfg.head_channels, cfg.dropout)
         self.aux = FCNHead(D, cfg.num_classes, cfg.aux_channels, cfg.dropout) if cfg.aux_channels else None
     def forward(self, backbone:nn.Module, imgs:Tensor)->tuple: # Logits at stride 4; auxiliary ones in training, or None
-        maps = [stage(x) for stage,x in zip(self.stages, feature_maps(backbone, imgs))]
+        blocks = segmentation_blocks(len(backbone.blocks))
+        maps = [stage(x) for stage,x in zip(self.stages, feature_maps(backbone, imgs, blocks))]
         return self.upernet(maps), self.aux(maps[2]) if self.aux and self.training else None
     def advance(self, progress:float): pass # Of the training, 0 to 1; nothing of this head changes with it
     def logits(self, out): return out[0]
@@ -111,7 +114,8 @@ def _head_sizes(cfg, width, dataset):
     own = {k: getattr(cfg, k)
            for k in ('head', 'rel_pos', 'drop_path', 'dropout', 'num_queries', 'query_blocks', 'base_size')}
     channels = dict(head_channels=cfg.head_channels or width, aux_channels=cfg.aux_channels if cfg.aux_weight else None)
-    return own | channels | dict(num_classes=dataset.num_classes, classes=dataset.classes)
+    return own | channels | dict(num_classes=dataset.num_classes, classes=dataset.classes,
+                                 reduce_zero_label=getattr(dataset, 'reduce_zero_label', False))
 
 def make_segmenter(
     cfg:SegmentConfig, # Configuration
