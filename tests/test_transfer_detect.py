@@ -13,7 +13,7 @@ from mae_nb.model.encoder import MAEEncoder
 from mae_nb.recipes import recipe, recipes
 from mae_nb.transfer.ap import average_precision, coco_truth, detect_images, to_results
 from mae_nb.transfer.config import DetectConfig
-from mae_nb.transfer.detdata import CocoInstances, find_annotations, image_folder, load_instances, some_images
+from mae_nb.transfer.detdata import CocoInstances, find_annotations, load_instances, some_images
 from mae_nb.transfer.detect import DetectTask, detect
 from mae_nb.transfer.jitter import JitteredInstances, decode_masks, encode_masks, jitter_size, to_rle
 from mae_nb.transfer.maskrcnn import Detector, DetectorConfig, load_detector, make_rcnn
@@ -377,8 +377,7 @@ def test_sets_that_contradict_each_other(coco, tmp_path):
 def test_other_layouts(coco, tmp_path):
     "Of Roboflow, of labelling tools, and with a folder of all images."
     def found(data, split='train'):
-        file = find_annotations(data, split)
-        return file, image_folder(data, file, read_json(file)['images'])
+        return find_annotations(data, split), load_instances(data, split).path
     for split,name in ('train', 'train'), ('val', 'valid'):
         at = shutil.copytree(coco/f'{split}2017', tmp_path/'robo'/name)
         shutil.copy(coco/f'annotations/instances_{split}2017.json', at/'_annotations.coco.json')
