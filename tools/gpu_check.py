@@ -41,14 +41,17 @@ class Table:
 # -- one training step
 
 def one_step(device, model, side='ours', precision='bf16', compiled=False, residual=False, batch=64, steps=8):
-    "Time steps of a model; GiB at the peak, and estimated."
+    "Time steps of a model, in three blocks; GiB at the peak, and estimated for ours."
     torch.manual_seed(0)
     cfg = mae_config(model)
-    ours = use_fast_kernels(MaskedAutoencoderViT(cfg).to(device), device, precision)
+    with torch.device(device): ours = MaskedAutoencoderViT(cfg)
+    use_fast_kernels(ours, device, precision)
     if residual: use_bf16_residual(ours)
     net = hf_counterpart(ours) if side == 'hf' else ours
     imgs = torch.randn(batch, cfg.in_chans, *cfg.img_size, device=device)
     scores = torch.rand(batch, ours.grid[0]*ours.grid[1], device=device)
+    estimate = None if side == 'hf' else memory_estimate(ours, batch, 0.75, precision)
+    if side == 'hf': ours = ours.cpu()  # its weights are not to be counted
     called = torch.compile(net) if compiled else net
     def loss():
         out = called(pixel_values=imgs, noise=scores) if side == 'hf' else called(imgs, 0.75, scores, True)
@@ -58,20 +61,23 @@ def one_step(device, model, side='ours', precision='bf16', compiled=False, resid
     first = time_once(step, device)
     for _ in range(2): step()
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
-    seconds = time_once(lambda: [step() for _ in range(steps)], device)/steps
+    blocks = [time_once(lambda: [step() for _ in range(steps)], device)/steps for _ in range(3)]
+    seconds = sorted(blocks)[1]
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == 'cuda' else None
     flops = 3*forward_flops(cfg)*batch/seconds
     share = dict(bf16=1, fp16=1, tf32=0.5).get(precision)
-    return dict(first=first, seconds=seconds, images_per_s=batch/seconds, tflops=flops/1e12,
+    return dict(first=first, seconds=seconds, blocks=blocks, images_per_s=batch/seconds, tflops=flops/1e12,
                 of_peak=flops/1e12/(peak*share) if peak and share else None, memory=peak_memory(device),
-                estimate=memory_estimate(ours, batch, 0.75, precision))
+                estimate=estimate)
 
 def timed(args, table, settings):
-    "Time one setting after the other, while there is time for one like the slowest so far."
-    device,slowest = resolve_device(args.device), 0.
+    "Time one setting after the other, those for which there is time: as much as the slowest of its kind took."
+    device = resolve_device(args.device)
+    slowest = {True: 0., False: 0.}
     for size,how in settings:
         begun = time.time()
-        if begun + slowest > args.until: break
+        compiled = how.get('compiled', False)
+        if begun + slowest[compiled] > args.until: continue
         how = how | (dict(batch=2, steps=2) if args.tiny else {})
         if device.type != 'cuda' and how.get('precision') == 'tf32': continue
         try: found = one_step(device, (TINY if args.tiny else SIZES)[size], **how)
@@ -79,7 +85,7 @@ def timed(args, table, settings):
         table.add(size=size, **how, **found)
         torch._dynamo.reset()
         if device.type == 'cuda': torch.cuda.empty_cache()
-        slowest = max(slowest, time.time() - begun)
+        slowest[compiled] = max(slowest[compiled], time.time() - begun)
 
 def step(args, table):
     "Steps beside Hugging Face's, and at other precisions and batches."
@@ -88,7 +94,7 @@ def step(args, table):
     others = [('L', dict(precision=p, side=side, batch=64)) for p in ('tf32', 'fp32') for side in ('ours', 'hf')]
     sizes = [(s, dict(compiled=c, batch=n)) for s in 'LBH' for c in (False, True) for n in (64, 1024)]
     theirs = [(s, dict(side='hf', compiled=True, batch=n)) for s,n in (('L', 256), ('B', 1024))]
-    timed(args, table, first + compiled + others + theirs + sizes)
+    timed(args, table, first + others + compiled + theirs + sizes)
 
 def search(args, table):
     "The fastest settings of ViT-B, L, H: compiled, with a residual stream in 16 bits or not, at growing batches."
@@ -98,7 +104,7 @@ def search(args, table):
 # -- the others
 
 def sync(args, table):
-    "Steps in which nothing may wait for the device: images in memory, and from a loader."
+    "Steps in which nothing may wait for the device, with images in memory."
     for kind,how in dict(memory={}, masks=dict(masks_per_image=4), compiled=dict(compile=True)).items():
         cfg = PretrainConfig(batch_size=64, max_steps=12, device=args.device, **how)
         task = PretrainTask(cfg)
@@ -143,20 +149,21 @@ class Part:
 cores = min(14, os.cpu_count() - 1) or 1
 nano = 'mae_vit_nano_patch4'
 BENCHES = {  # as on a GPU, and tiny
-    'saving': (SavingBench(SIZES['L'], batch_size=64, steps=41, num_workers=4, precision='bf16', rounds=1),
+    # much longer between saves, and after the last, than a write takes
+    'saving': (SavingBench(SIZES['B'], batch_size=256, steps=300, save_every=120, num_workers=4, precision='bf16', rounds=1),
                SavingBench(nano, steps=5, save_every=2, rounds=1)),
-    'loader': (LoaderBench(images=600, num_workers=cores, rounds=1),
+    'loader': (LoaderBench(images=1400, passes=2, batch_size=20, num_workers=cores, rounds=1),  # several batches a worker
                LoaderBench(images=4, kilobytes=20, passes=1, batch_size=2, rounds=1)),
     'tokens': (TokensBench(batch_size=64, ratios='', sizes='', depths='', precision='bf16', rounds=5),
                TokensBench(nano, ratios='', sizes='', depths='', rounds=1)),
-    'end2end': (EndToEndBench(SIZES['B'], 600, batch_size=128, steps=30, num_workers=cores, rounds=1),
+    'end2end': (EndToEndBench(SIZES['B'], 3840, batch_size=128, steps=30, num_workers=cores, rounds=1),
                 EndToEndBench(nano, 4, 20, 2, 2, 0, rounds=1)),
     'growth': (GrowthBench(SIZES['B'], '64,128,256,512', workers='1,2,4,8,14', batch_size=64, rounds=3),
                GrowthBench(nano, '1,2', '28,56', '0', 2, 4, rounds=1))}
 PARTS = {  # in order of worth; an hour for the last, which can be continued
-    'sync': Part(sync, 15, 40), 'step': Part(step, 20, 130), 'saving': Part(benched, 25, 80),
-    'search': Part(search, 20, 90), 'loader': Part(benched, 25, 60), 'tokens': Part(benched, 10, 20),
-    'small': Part(small, 15, 30), 'end2end': Part(benched, 25, 45), 'growth': Part(benched, 30, 60),
+    'sync': Part(sync, 15, 40), 'step': Part(step, 20, 130), 'saving': Part(benched, 25, 150),
+    'search': Part(search, 20, 90), 'loader': Part(benched, 25, 120), 'tokens': Part(benched, 10, 45),
+    'small': Part(small, 15, 30), 'end2end': Part(benched, 25, 100), 'growth': Part(benched, 30, 140),
     'fashion': Part(fashion, 60, 3600)}
 
 def run_part(name, part, args, left):

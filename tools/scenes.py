@@ -1,15 +1,17 @@
 """Pre-trained without labels, with labels, or not at all: segmentation and detection of the bundled scenes; one row a run.
 
-    OMP_NUM_THREADS=1 python tools/scenes.py results/scenes_rates.csv --tune
+    OMP_NUM_THREADS=1 python tools/scenes.py results/scenes_rates.csv --tune --processes 2
     OMP_NUM_THREADS=1 python tools/scenes.py results/scenes.csv --processes 2
 
 `MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the same images, for about
 as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random weights, trained for as long.
-`--tune` looks for each start's learning rate: trained on 1600 of the 2000 labelled scenes, judged by the other 400; test images choose
-nothing. The comparison takes the best rates of that table. A seed is everything's, and chooses the labels, too. What is done is not done
-again: rows stay in the table, and runs, kept in runs/transfer, go on where they were stopped.
+`--tune` searches each start's learning rate with a tenth of the labels: trained on 1600 of the 2000 labelled scenes, judged by the other
+400; and that of supervised pre-training, on 8000 and 2000 of its scenes. (MAE's is the best of `mae_ablate lr`, on similar images.)
+Test images choose nothing. The held-out scenes contain garments of the training images, those of the test scenes are new. The comparison
+takes the best rates of that table, for all fractions of the labels. The seed sets weights, order and labels. Finished rows stay in the
+table, and interrupted runs, kept in runs/transfer, resume.
 """
-import argparse, csv, signal, sys
+import argparse, csv, multiprocessing, signal, sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,7 +21,8 @@ import torch
 from tqdm.auto import tqdm
 from mae_nb.core.device import environment
 from mae_nb.core.files import atomic_write, read_jsonl
-from mae_nb.data.scenes import Scenes, labelled_scenes
+from mae_nb.data.memory import TensorImages
+from mae_nb.data.scenes import Scenes, labelled_scenes, scene_images
 from mae_nb.recipes import recipe
 from mae_nb.tasks.finetune import FinetuneTask, finetune
 from mae_nb.tasks.pretrain import PretrainTask, pretrain
@@ -30,47 +33,65 @@ STARTS = 'scratch', 'supervised', 'MAE'
 TASKS = {  # by name: what trains it, its task, the metric that chooses the rate
     'segment': (segment, SegmentTask, 'mIoU'),
     'detect': (detect, DetectTask, 'box_AP')}
-METRICS = 'mIoU', 'mAcc', 'aAcc', 'box_AP', 'box_AP50', 'mask_AP', 'mask_AP50'
+METRICS = 'top1', 'mIoU', 'mAcc', 'aAcc', 'box_AP', 'box_AP50', 'mask_AP', 'mask_AP50'
 COLUMNS = ['task', 'start', 'labels', 'seed', 'blr', *METRICS, 'loss', 'steps', 'seconds', 'tflops', 'pretrain_tflops']
 EPOCHS = {0.1: 40, 1.: 10}  # of training with a fraction of the labels
 RATES = 8e-3, 1.6e-2, 3.2e-2, 6.4e-2
+SUPERVISED_RATES = 2e-3, 4e-3, 8e-3, 1.6e-2  # of pre-training
 common = dict(device='cpu', resume='auto', save_every=100)
 quiet = lambda line: None
 
-def pretrain_config(start, seed, args):
-    "The configuration that makes an encoder."
-    own = dict(seed=seed, output_dir=f'{args.home}/{start}-{args.epochs}-{seed}', **common)
+def pretrain_config(start, seed, blr, args):
+    "The configuration that makes an encoder; the learning rate is that of supervised pre-training."
+    own = dict(seed=seed, output_dir=f'{args.home}/{start}-{args.epochs}-{seed}' + f'-{blr:g}'*(start == 'supervised'), **common)
     mae = recipe('scenes').config
     if start == 'MAE': return replace(mae, epochs=args.epochs, warmup_epochs=min(1., mae.warmup_epochs), **own)
     epochs = max(1, round(args.epochs*0.44))  # for as many FLOPs: the encoder sees all patches, and there is no decoder
     base = recipe('cluttered_scratch').config
-    return replace(base, data='scenes', img_size=mae.img_size, label_fraction=1., batch_size=64, blr=4e-3, epochs=epochs,
+    return replace(base, data='scenes', img_size=mae.img_size, label_fraction=1., batch_size=64, blr=blr, epochs=epochs,
                    warmup_epochs=min(1., epochs/10), eval_every=epochs, **own)
 
-def encoder(start, seed, args):
+def encoder(start, seed, blr, args):
     "Pre-train, if there is anything to do; the run's folder, and its TFLOPs."
     torch.set_num_threads(1)
-    if start == 'scratch': return None, 0.
-    cfg = pretrain_config(start, seed, args)
+    cfg = pretrain_config(start, seed, blr, args)
     train,task = (pretrain, PretrainTask) if start == 'MAE' else (finetune, FinetuneTask)
     run = train(cfg, quiet)
     steps = max(r['step'] for r in read_jsonl(run/'log.jsonl') if 'loss' in r)
     task = task(replace(cfg, resume=None))
     return str(run), task.flops_per_image*task.effective_batch*steps/1e12
 
-def transfer(kind, start, fraction, seed, blr, folder, args):
-    "Train and evaluate; a row."
-    run,cost = encoder(start, seed, args)
+def supervised_rate(blr, args):
+    "A row of the search for the learning rate of supervised pre-training."
+    torch.set_num_threads(1)
+    cfg = pretrain_config('supervised', 0, blr, args)
+    cfg = replace(cfg, output_dir=cfg.output_dir + '-tuning')
+    imgs = scene_images('train')
+    def parts(data, split, *how, **more):
+        part = slice(0, 8000) if split == 'train' else slice(8000, 10_000)
+        return TensorImages(imgs.imgs[part], imgs.labels[part], imgs.classes)
+    row = dict(task='pretrain', start='supervised', labels=1., seed=0, blr=blr)
+    with mock.patch('mae_nb.data.labels.load_images', parts):
+        try: records = read_jsonl(finetune(cfg, quiet)/'log.jsonl')
+        except FloatingPointError: return row  # diverged
+    return row | dict(top1=[r['top1'] for r in records if 'top1' in r][-1])
+
+def transfer(kind, start, fraction, seed, blr, folder, made):
+    "Train and evaluate; a row, without metrics if the loss diverges."
+    torch.set_num_threads(1)
+    run,cost = made
     cfg = recipe(f'scenes_{kind}' + '_scratch'*(start == 'scratch')).config
     epochs = EPOCHS[fraction]
     cfg = replace(cfg, encoder=run, seed=seed, label_fraction=fraction, epochs=epochs, warmup_epochs=epochs/20, eval_every=epochs, blr=blr, output_dir=folder, **common)
     train,task,_ = TASKS[kind]
-    records = read_jsonl(train(cfg, quiet)/'log.jsonl')
+    row = dict(task=kind, start=start, labels=fraction, seed=seed, blr=blr)
+    try: records = read_jsonl(train(cfg, quiet)/'log.jsonl')
+    except FloatingPointError: return row
     found = {k: r[k] for r in records for k in METRICS if k in r}
     last = [r for r in records if 'loss' in r][-1]
     task = task(replace(cfg, resume=None))
-    return dict(task=kind, start=start, labels=fraction, seed=seed, blr=blr, loss=round(last['loss'], 5), steps=last['step'], seconds=last['seconds'],
-                tflops=round(task.flops_per_image*task.effective_batch*last['step']/1e12, 3), pretrain_tflops=round(cost, 3), **found)
+    return row | dict(loss=round(last['loss'], 5), steps=last['step'], seconds=last['seconds'],
+                      tflops=round(task.flops_per_image*task.effective_batch*last['step']/1e12, 3), pretrain_tflops=round(cost, 3), **found)
 
 def halves(split='train'):
     "The labelled scenes of training, in two parts: to train on, and to choose by."
@@ -78,28 +99,28 @@ def halves(split='train'):
     part = slice(0, 1600) if split == 'train' else slice(1600, 2000)
     return Scenes(s.imgs[part], s.owner[part], s.objects[part], s.classes)
 
-def job(kind, start, fraction, seed, blr, args):
+def job(kind, start, fraction, seed, blr, args, made=None):
     "One row; while tuning, test images are not looked at."
+    if kind == 'pretrain': return supervised_rate(blr, args)
     name = f'{args.home}/{kind}-{start}-{args.epochs}-{fraction:g}-{seed}' + f'-{blr:g}'*args.tune
-    if not args.tune: return transfer(kind, start, fraction, seed, blr, name, args)
+    if not args.tune: return transfer(kind, start, fraction, seed, blr, name, made)
     with mock.patch('mae_nb.transfer.segdata.labelled_scenes', halves), mock.patch('mae_nb.transfer.detdata.labelled_scenes', halves):
-        return transfer(kind, start, fraction, seed, blr, name + '-tuning', args)
+        return transfer(kind, start, fraction, seed, blr, name + '-tuning', made)
 
-def best_rates(path):
-    "The rate of each task and start with the best metric, by the table of `--tune`."
-    rows = list(csv.DictReader(open(path, newline='')))
-    best = {}
-    for kind in TASKS:
-        for start in STARTS:
-            own = [r for r in rows if (r['task'], r['start']) == (kind, start)]
-            if not own: raise SystemExit(f'{path} has no rows of {kind} from {start}: run --tune first')
-            best[kind,start] = float(max(own, key=lambda r: float(r[TASKS[kind][2]]))['blr'])
+def best_rate(rows, kind, start, where):
+    "The rate with the best metric among the rows of a search."
+    metric = 'top1' if kind == 'pretrain' else TASKS[kind][2]
+    own = {float(r['blr']): float(r[metric]) for r in rows if (r['task'], r['start']) == (kind, start) and r.get(metric) not in ('', None)}
+    if not own: raise SystemExit(f'{where} has no rows of {kind} from {start}: run --tune first')
+    best = max(own, key=own.get)
+    if best in (min(own), max(own)): tqdm.write(f'warning: the best rate of {kind} from {start}, {best:g}, is at the end of the list')
     return best
 
 def jobs(args):
     "All rows of the table that is to be made: arguments of `job`."
     if args.tune: return [(k, start, args.tuned_on, 0, lr) for k in args.tasks for start in STARTS for lr in args.rates]
-    best = best_rates(args.rates_from)
+    rows = list(csv.DictReader(open(args.rates_from, newline='')))
+    best = {(k, start): best_rate(rows, k, start, args.rates_from) for k in args.tasks for start in STARTS}
     return [(k, start, f, s, best[k,start]) for s in args.seeds for k in args.tasks for f in EPOCHS for start in STARTS]
 
 def write(path, columns, rows):
@@ -112,6 +133,13 @@ def write(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, to)
 
+def rows_of(calls, table, rows, made_on, pool, bar):
+    "Submit jobs, and write each row when it is there."
+    for made in as_completed([pool.submit(job, *c) for c in calls]):
+        rows.append(made.result() | made_on)
+        write(table, [*COLUMNS, *made_on], rows)
+        bar.update()
+
 def main(args):
     "All rows that are not in the table yet."
     rows = list(csv.DictReader(open(args.table, newline=''))) if args.table.exists() else []
@@ -119,16 +147,24 @@ def main(args):
     there = {key(r) for r in rows}
     m = environment('cpu')
     made_on = dict(cpu=m['cpu'], torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
+    first = [('pretrain', 'supervised', 1., 0, lr) for lr in SUPERVISED_RATES if args.tune and ('pretrain', 'supervised', 1., 0, lr) not in there]
     todo = [j for j in jobs(args) if j not in there]
     encoders = list(dict.fromkeys((j[1], j[3]) for j in todo if j[1] != 'scratch'))
-    with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool, tqdm(total=len(encoders) + len(todo), unit='run') as bar:
-        for made in as_completed([pool.submit(encoder, *e, args) for e in encoders]):  # first: two rows of one encoder must not both train it
-            made.result()
-            bar.update()
-        for made in as_completed([pool.submit(job, *j, args) for j in todo]):
-            rows.append(made.result() | made_on)
-            write(args.table, [*COLUMNS, *made_on], rows)
-            bar.update()
+    with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool, tqdm(total=len(first) + len(encoders) + len(todo), unit='run') as bar:
+        try:
+            rows_of([(*j, args) for j in first], args.table, rows, made_on, pool, bar)
+            rates = rows if args.tune else list(csv.DictReader(open(args.rates_from, newline='')))
+            blr = best_rate(rates, 'pretrain', 'supervised', args.rates_from)
+            going = {pool.submit(encoder, *e, blr, args): e for e in encoders}  # each is trained once, and handed on
+            made = {(start, s): (None, 0.) for start in STARTS for s in {j[3] for j in todo}}
+            for done in as_completed(going):
+                made[going[done]] = done.result()
+                bar.update()
+            rows_of([(*j, args, made[j[1],j[3]]) for j in todo], args.table, rows, made_on, pool, bar)
+        except BaseException:  # the others save, and are not waited for in vain
+            pool.shutdown(wait=False, cancel_futures=True)
+            for p in multiprocessing.active_children(): p.terminate()
+            raise
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,7 +176,7 @@ if __name__ == '__main__':
     p.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--epochs', type=int, default=40, help='of pre-training')
-    p.add_argument('--processes', type=int, default=2, help='runs beside each other, with one thread each')
+    p.add_argument('--processes', type=int, default=2, help='parallel processes, with one thread each')
     p.add_argument('--home', default='runs/transfer', help='folder of the runs')
     args = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

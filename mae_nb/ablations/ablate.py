@@ -111,6 +111,6 @@ def ablate(
         raise ValueError("the paper's runs are jobs for a cluster: give print=sbatch, and show=True when finished")
     with tqdm(total=len(runs), initial=len(runs) - len(left), unit='run', desc=name) as bar:
         for run in finish_all(left, cfg):
-            keep(run)
+            if not keep(run): raise ValueError(f'{run.folder} has ended without a result: see its log.jsonl')
             bar.update()
     return show_rows(name, cfg, rows, log)

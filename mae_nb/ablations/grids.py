@@ -112,6 +112,7 @@ class AblateConfig:
     output:str|None = None # CSV file; if not given, results/ablation_NAME.csv, or ablation_NAME_SCALE.csv
     print:Literal['commands', 'sbatch']|None = None # print the commands, or jobs for Slurm, and run nothing
     launcher:str = 'torchrun --standalone --nproc-per-node 8 --no-python' # prefix of printed commands
+    sbatch:str = '--nodes 1 --gpus-per-node 8 --time 7-0' # what a printed Slurm job asks for
     show:bool = False # show what has been run, with the paper's numbers
 
     def __post_init__(self):
@@ -220,5 +221,7 @@ def print_commands(
     for run in runs:
         words = [[*(shlex.split(cfg.launcher) if cfg.scale == 'paper' else ()), *map(str, c)] for c in run.commands]
         chain = ' && '.join(map(shlex.join, words))
-        if cfg.print == 'sbatch': print(f'sbatch --job-name {shlex.quote(run.folder.name)} --wrap {shlex.quote(chain)}')
+        asks = f'{cfg.sbatch} '*(cfg.scale == 'paper')
+        job = f'--job-name {shlex.quote(run.folder.name)} --wrap {shlex.quote(chain)}'
+        if cfg.print == 'sbatch': print(f'sbatch {asks}{job}')
         else: print(chain)

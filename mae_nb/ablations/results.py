@@ -114,7 +114,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self): # One of three strings
-        if abs(self.mean) <= self.half: return 'not told apart'
+        if abs(self.mean) <= self.half: return 'inconclusive'
         return 'better' if self.mean > 0 else 'worse'
 
 def half_width(
@@ -171,7 +171,8 @@ def ablation_table(
     default = default_row(name, AblateConfig(scale=scale))
     pool = shown_pool(scale)
     paper = published_accuracy(name)
-    lines = [f'| {grids[name].about} | fine-tuned | to default | linear | kNN | seeds | paper: fine-tuned | linear |',
+    lines = [f'| {grids[name].about} | fine-tuned (± std) | to default (95 % interval) | linear (± std) | kNN (± std) '
+             '| seeds | paper: fine-tuned | linear |',
              '|---' + '|---:'*7 + '|']
     for row in dict.fromkeys([*(r['row'] for r in rows), *paper]):
         mine = [r for r in rows if r['row'] == row]

@@ -42,7 +42,8 @@ def _plain_steps(b, task, folder):
     meter = Throughput(device)
     optimizer = adamw(model, 1e-4, 0.05)
     loader = DataLoader(imagefolder_baseline(folder, model.cfg.img_size[0]), b.batch_size, shuffle=True, drop_last=True,
-                        num_workers=b.num_workers, pin_memory=device.type == 'cuda')
+                        num_workers=b.num_workers, pin_memory=device.type == 'cuda',
+                        persistent_workers=b.num_workers > 0)
     forever = (batch for _ in range(10**6) for batch in loader)
     for k,(imgs,_) in enumerate(meter.watch(forever), 1):
         optimizer.zero_grad()

@@ -64,7 +64,8 @@ class EvalConfig:
     use_ema:bool = False # use the moving average of the weights that the run kept
     batch_size:int = 64 # images per process and forward pass
     num_workers:int = 0 # data-loader workers, per process; 0 loads in the main one
-    crop_pct:float|None = None # fraction of the short side to crop; if not given, 0.875, or 1 for imagenet-c, above 224
+    # fraction of the short side to crop; if not given: 0.875 up to 224 pixels, 1 above, and 1 for imagenet-c
+    crop_pct:float|None = None
     image_backend:Literal['pil', 'fast'] = 'pil' # 'pil' gives exactly the pixels of torchvision's transforms
     max_bad_images:int = 100 # unreadable images are named and left out; more than so many are an error
     precision:Literal['bf16', 'fp16', 'tf32', 'fp32'] = 'fp32' # of the forward pass

@@ -81,7 +81,7 @@ def knn_rank(
     chunk:int=1024, # Features at a time, to bound memory
     bank_chunk:int=65536, # Labelled features at a time, to bound memory
     device=None, # Where it is computed; the CPU if not given
-)->Tensor: # Class indices, the likeliest first, `(M, top)`, on the CPU
+)->Tensor: # Class indices, the likeliest first, `(M, top)`, on the CPU; -1 where no further class has a vote
     "kNN classification by weighted cosine similarity, as in DINO; at most `chunk * bank_chunk` similarities at a time."
     if not 1 <= k <= len(bank): raise ValueError(f'k must be between 1 and {len(bank)} (labelled features), got {k}')
     if not temperature > 0: raise ValueError(f'temperature must be above 0, got {temperature}')
@@ -96,7 +96,8 @@ def knn_rank(
     for sim,labels in nearest:
         votes = torch.zeros(len(sim), classes).to(sim)
         votes.scatter_add_(1, labels, ((sim - sim[:,:1])/temperature).exp())
-        ranks.append(votes.topk(min(top, classes), dim=1).indices.cpu())
+        found = votes.topk(min(top, classes), dim=1)
+        ranks.append(found.indices.where(found.values > 0, -1).cpu())
     return torch.cat(ranks)
 
 # %% ../../nbs/4e_evaluation/81_knn.ipynb #4d9ef5d1
@@ -191,7 +192,7 @@ def evaluate_knn(
         extract = partial(extract_features, model, world=world, precision=precision, **same)
         free = 'k', 'temperature', 'ridge', 'features', 'output', 'batch_size', 'num_workers', 'device'
         told = {k: v for k,v in asdict(cfg).items() if k not in (*free, 'max_bad_images')}
-        told['weights'] = weights_id(model)
+        told |= dict(weights=weights_id(model), precision=precision)
         make = lambda s: partial(extract, s, skipped=CorruptCounter(cfg.max_bad_images, log))
         (bank,y),(feats,z) = (_cached_features(cfg.features, name, told, make(s), world)
                               for name,s in (('train', train), ('test', test)))

@@ -68,7 +68,7 @@ class MaskedAutoencoderViT(MaskedDecoderMixin, MAEEncoder):
         imgs:Tensor, # Images, `(B, C, H, W)`
         mask_ratio:float=0.75, # Fraction of patches to mask
         scores:Tensor=None, # One per patch, `(B, L)`; the lowest are kept; random if not given
-        loss_only:bool=False, # Predict only what the loss needs: the same loss at less compute
+        loss_only:bool=False, # Predict only what the loss needs, at less compute; with predict_ratio 1, the same loss
     )->MAEOutput: # `loss, pred, mask, ids_restore`
         "Mask, encode the visible patches, decode all, and compute the loss on the masked ones."
         patches,grid = self.to_patches(imgs)

@@ -18,6 +18,10 @@ def mean_error(
     loss_on:Literal['masked', 'all']='masked', # Patches on which the loss is computed
 )->Tensor: # Scalar
     "Average the errors of the masked patches (paper section 3), or of all."
+    if loss_on not in ('masked', 'all'):
+        raise ValueError(f"loss_on must be 'masked' or 'all', got {loss_on!r}")
+    wanted,found = (tuple(t.shape) for t in (per_patch, mask))
+    if found != wanted: raise ValueError(f'mask must be {wanted}, got {found}')
     return per_patch.mean() if loss_on == 'all' else (per_patch*mask).sum()/mask.sum()
 
 def masked_mse(
@@ -27,11 +31,8 @@ def masked_mse(
     loss_on:Literal['masked', 'all']='masked', # Patches on which the loss is computed
 )->Tensor: # Scalar
     "Average the squared error over a patch, then over the masked patches (section 3) or over all."
-    if loss_on not in ('masked', 'all'):
-        raise ValueError(f"loss_on must be 'masked' or 'all', got {loss_on!r}")
-    shape,wanted,masked = (tuple(t.shape) for t in (pred, target, mask))
-    if shape != wanted: raise ValueError(f'pred {shape} and target {wanted} differ in shape')
-    if masked != shape[:2]: raise ValueError(f'mask must be {shape[:2]}, got {masked}')
+    if pred.shape != target.shape:
+        raise ValueError(f'pred {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
     return mean_error((pred - target).square().mean(dim=-1), mask, loss_on)
 
 # %% ../../nbs/1_paper/06_targets.ipynb #e1153628
