@@ -133,7 +133,7 @@ def write(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, to)
 
-def rows_of(calls, table, rows, made_on, pool, bar):
+def add_rows(calls, table, rows, made_on, pool, bar):
     "Submit jobs, and write each row when it is there."
     for made in as_completed([pool.submit(job, *c) for c in calls]):
         rows.append(made.result() | made_on)
@@ -152,7 +152,7 @@ def main(args):
     encoders = list(dict.fromkeys((j[1], j[3]) for j in todo if j[1] != 'scratch'))
     with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool, tqdm(total=len(first) + len(encoders) + len(todo), unit='run') as bar:
         try:
-            rows_of([(*j, args) for j in first], args.table, rows, made_on, pool, bar)
+            add_rows([(*j, args) for j in first], args.table, rows, made_on, pool, bar)
             rates = rows if args.tune else list(csv.DictReader(open(args.rates_from, newline='')))
             blr = best_rate(rates, 'pretrain', 'supervised', args.rates_from)
             going = {pool.submit(encoder, *e, blr, args): e for e in encoders}  # each is trained once, and handed on
@@ -160,7 +160,7 @@ def main(args):
             for done in as_completed(going):
                 made[going[done]] = done.result()
                 bar.update()
-            rows_of([(*j, args, made[j[1],j[3]]) for j in todo], args.table, rows, made_on, pool, bar)
+            add_rows([(*j, args, made[j[1],j[3]]) for j in todo], args.table, rows, made_on, pool, bar)
         except BaseException:  # the others save, and are not waited for in vain
             pool.shutdown(wait=False, cancel_futures=True)
             for p in multiprocessing.active_children(): p.terminate()
