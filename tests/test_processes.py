@@ -105,6 +105,26 @@ def test_shards_in_16_bits(two, home):
     assert {v.dtype for v in read_tensors(home/'half/model.safetensors').values()} == {torch.float32}
 
 @linux
+def test_shards_are_evaluated(home):
+    "FSDP2 with a moving average, evaluated in every epoch: probes by `encode`, and steps after an evaluation."
+    run = home/'watched_shards'
+    r = launch('mae_pretrain', '--output_dir', run, *JOB, '--batch_size', 16, '--fsdp', '--ema_decay', 0.9, '--eval_every', 1, '--eval_images', 100, processes=2)
+    assert r.returncode == 0, r.said
+    found = [r for r in read_jsonl(run/'log.jsonl') if 'avg_knn' in r]
+    assert found and {'ema_avg_knn', 'ema_token_rank'} <= set(found[-1])
+    r = launch('mae_finetune', '--encoder', run, '--label_fraction', 0.02, '--batch_size', 50, '--epochs', 2, '--warmup_epochs', 0, '--eval_every', 1, '--ema_decay', 0.9,
+               '--fsdp', '--device', 'cpu', '--output_dir', home/'tuned_shards', processes=2)
+    assert r.returncode == 0, r.said
+    tops = [r for r in read_jsonl(home/'tuned_shards/log.jsonl') if 'top1' in r]
+    assert [r['step'] for r in tops] == [2, 4] and all('ema_top1' in r for r in tops)
+
+@linux
+def test_cross_attention_in_shards(home):
+    "The cross-attention decoder's blocks are called as modules, so FSDP2 gathers them: the losses of DDP."
+    two,shards = (pretrain(home/f'cross{len(f)}', 2, '--batch_size', 16, '--decoder_cross', *f) for f in ((), ('--fsdp',)))
+    assert far(two, shards) < 1e-4
+
+@linux
 def test_losses_are_gathered_when_logged(home):
     "One collective for ten losses; the logged means are those of a run that logs each."
     each = pretrain(home/'each', 2, '--batch_size', 16)

@@ -8,7 +8,7 @@ __all__ = ['hf_counterpart', 'train_step', 'bench_step']
 # %% ../../nbs/4f_tools/91b_bench_step.ipynb #673ca4fd
 from functools import partial
 import numpy as np, torch
-from ..core.device import autocast, peak_flops, resolve_device
+from ..core.device import autocast, device_peak, resolve_device
 from ..model.config import grid_size, mae_config
 from ..model.mae import MaskedAutoencoderViT
 from ..model.cost import forward_flops
@@ -87,7 +87,7 @@ def _row(b, cfg, sides, precision, compiled, device):
     seen = time_alternating({k: step for k,(step,_,_) in sides.items()}, b.rounds, device, warmup=3 if compiled else 1)
     s = {k: float(np.median(v)) for k,v in seen.items()}
     flops = 3*forward_flops(cfg, b.mask_ratio)*b.batch_size/s['ours']
-    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == 'cuda' and precision != 'fp32' else None
+    peak = device_peak(device, precision)
     return dict(precision=precision, compiled=compiled, seconds=s,
                 same_kernels=ratio(seen['torch_kernels'], seen['hf']), ratio=ratio(seen['ours'], seen['hf']),
                 **{f'to_{k}': ratio(seen['ours'], seen[k]) for k in seen if k != 'ours'},

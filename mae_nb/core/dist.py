@@ -146,10 +146,11 @@ def on_rank0(
         try: result = do()
         except BaseException as e: error = e  # must be broadcast, or the other ranks would wait
     if world.size > 1:
-        try: box = [result, pickle.loads(pickle.dumps(error))]
-        except Exception: box = [result, RuntimeError(f'{type(error).__name__} in the first process: {error}')]
+        try: box = list(pickle.loads(pickle.dumps((result, error))))
+        except Exception as e: box = [None, RuntimeError(f'rank 0 had a {type(error or e).__name__}: {error or e}')]
         dist.broadcast_object_list(box, src=0)
-        if not world.first: result,error = box
+        error = error or box[1]
+        if not world.first: result = box[0]
     if error is not None: raise error
     return result
 
@@ -166,16 +167,18 @@ def all_gather_object(
 def shard_model(
     model:nn.Module, # With `blocks`, and `decoder_blocks` if it has a decoder
     world:DistInfo, # Rank, number of processes and device
-    precision:str='fp32', # With 'bf16', weights are gathered in 16 bits, and gradients still summed in 32
+    precision:str='fp32', # With 'bf16', blocks are gathered in 16 bits, and gradients still summed in 32
 )->None:
     "Shard each block on its own, then what is left (FSDP2)."
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
     if not dist.is_initialized(): raise ValueError('fsdp needs several processes: start with torchrun')
     half = torch.bfloat16 if precision == 'bf16' else None
     policy = MixedPrecisionPolicy(half, half and torch.float32, cast_forward_inputs=False)  # autocast casts them
-    how = dict(mesh=init_device_mesh(world.device.type, (world.size,)), mp_policy=policy)
-    for part in (*model.blocks, *getattr(model, 'decoder_blocks', ()), model): fully_shard(part, **how)
+    how = dict(mesh=dist.init_device_mesh(world.device.type, (world.size,)), mp_policy=policy)
+    for part in (*model.blocks, *getattr(model, 'decoder_blocks', ())): fully_shard(part, **how)
+    if world.device.type == 'cuda': del how['mp_policy']  # tokens and positions, and so the residual stream, in 32 bits
+    fully_shard(model, reshard_after_forward=True, **how)
+    if hasattr(model, 'encode'): register_fsdp_forward_method(model, 'encode')
 
 def compile_blocks(
     model:nn.Module, # With `blocks`, and `decoder_blocks` if it has a decoder
@@ -198,10 +201,8 @@ class ParallelModel:
         if fsdp: shard_model(model, world, precision)
         elif world.size > 1: self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
     @contextmanager
-    def no_sync(self,
-        on:bool, # Skip gradient synchronisation, because more micro-batches follow?
-    ):  # A context for forward and backward
-        "Synchronise gradients only in a step's last micro-batch."
+    def no_sync(self, on:bool): # A context for forward and backward
+        "Synchronise gradients only in a step's last micro-batch: not while `on`, since more follow."
         if self.fsdp: self.model.set_requires_gradient_sync(not on)
         with self.forward.no_sync() if on and self.forward is not self.model else nullcontext(): yield
 

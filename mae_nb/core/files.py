@@ -146,10 +146,11 @@ def read_jsonl(
     records = []
     lines = Path(path).read_text(errors='replace').splitlines()
     for n,line in enumerate(lines, start=1):
-        try: records.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as e:
-            if torn and n == len(lines): break
-            raise ValueError(f'{path}, line {n} is no JSON, or no record: {line[:60]!r}') from e
+        try: record = json.loads(line)
+        except ValueError: record = None
+        if isinstance(record, dict): records.append(record)
+        elif torn and n == len(lines): break
+        else: raise ValueError(f'{path}, line {n} is no JSON, or no record: {line[:60]!r}')
     return records
 
 # %% ../../nbs/4a_model/40b_core_files.ipynb #0048084b

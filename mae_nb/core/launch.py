@@ -10,9 +10,9 @@ import os, re
 
 launchers = {  # names of rank, number of processes, rank on this machine, number on this machine
     'torchrun': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
-    'srun': ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID', ''),
     'Open MPI': [f'OMPI_COMM_WORLD_{k}' for k in ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')],
     'MVAPICH': [f'MV2_COMM_WORLD_{k}' for k in ('RANK', 'SIZE', 'LOCAL_RANK', 'LOCAL_SIZE')],
+    'srun': ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID', ''),  # after those that it may have started
     'MPICH': ('PMI_RANK', 'PMI_SIZE', 'MPI_LOCALRANKID', 'MPI_LOCALNRANKS')}
 
 def _first_host(
@@ -37,7 +37,7 @@ def _meeting_point(env, how, size, inside):
                              'rank 0 and a free port there; or unset RANK, if it was left behind')
         return env['MASTER_ADDR'], _number(env, 'MASTER_PORT')
     job,step = (_number({k: 0, **env}, k) for k in ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
-    port = _number(dict(MASTER_PORT=29500 if how != 'srun' else 15000 + (100*job + step) % 20000) | env, 'MASTER_PORT')
+    port = _number(dict(MASTER_PORT=29500 if how != 'srun' else 15000 + (100*job + step) % 17000) | env, 'MASTER_PORT')
     if 'MASTER_ADDR' in env: return env['MASTER_ADDR'], port
     nodes = env.get('SLURM_STEP_NODELIST') or env.get('SLURM_JOB_NODELIST')
     if how == 'srun' and nodes: return _first_host(nodes), port
@@ -51,7 +51,7 @@ def launch_info(
     "Read launcher, rank and number of processes from the environment; raise `ValueError` if inconsistent."
     env = {k: v for k,v in env.items() if v.strip()}  # empty is unset
     for how,(rank,size,local,inside) in launchers.items():
-        if how == 'srun' and size not in env and {'SLURM_STEP_ID', 'MASTER_ADDR'} & set(env): size = 'SLURM_NTASKS'
+        if how == 'srun' and size not in env and 'SLURM_STEP_ID' in env: size = 'SLURM_NTASKS'
         if rank in env and size in env: break
     else:
         if 'RANK' not in env: return None

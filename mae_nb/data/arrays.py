@@ -109,8 +109,10 @@ def read_numbers(
     if a.dtype.kind not in 'uif': raise ValueError(f'its numbers are of type {a.dtype}')
     x = a.astype(np.float32)
     if nodata is not None:
-        try: x[a == np.array(float(nodata.strip(' \0'))).astype(a.dtype)] = np.nan
-        except (ValueError, OverflowError): pass  # no value of that type
+        try: missing = float(nodata.strip(' \0'))
+        except ValueError: missing = None
+        # compared as numbers: -9999 is no value of an unsigned image
+        if missing is not None: x[a == (a.dtype.type(missing) if a.dtype.kind == 'f' else missing)] = np.nan
     x[~np.isfinite(x)] = np.nan
     if len(x) == 1 and channels == 3: x = x.repeat(3, axis=0)
     if len(x) != channels: raise ValueError(f'it has {len(x)} bands, and {channels} are read')

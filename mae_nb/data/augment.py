@@ -242,7 +242,7 @@ class EvalDataset(Dataset):
     def __init__(self,
         dataset:Dataset, # `EncodedImageDataset`, or any that yields `(uint8 (C, H, W), label)`
         size:tuple, # Image `(H, W)` for the model
-        crop_pct:float=1., # Crop size over the short side; 0.875 is the paper's: resize to 256 and crop 224
+        crop_pct:float=1., # Crop size over the short side; 0.875 is the release's: resize to 256 and crop 224
         image_backend:str='fast', # `'fast'` or `'pil'`
         whole:bool=False, # Take images of exactly the model's size as they are, without that crop?
     ):

@@ -62,7 +62,8 @@ def resize_weights(
     table = torch.zeros(n + 1, out, n, dtype=torch.float64)
     for m,(w,_) in enumerate(rows, 1): table[m,:,:m] = w
     ones = torch.tensor([1, *(one for _,one in rows)], dtype=torch.float64)
-    exact = torch.float32 if ones.max() <= 2**15 else torch.float64  # in which sums of 255 times a weight are exact
+    small = ones.max() <= 2**15 and torch.device(device).type == 'cpu'  # TF32 would round weights on a GPU
+    exact = torch.float32 if small else torch.float64  # in which sums of 255 times a weight are exact
     return torch.cat([table, table.flip(1)]).to(device, exact), ones.repeat(2).to(device, exact)
 
 # %% ../../nbs/4b_data/52c_memory.ipynb #e965ae3c

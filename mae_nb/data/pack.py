@@ -53,7 +53,8 @@ def shrink(
     head = open_image(data, name)
     s = short_side/min(head.size)
     if s >= 1: return data
-    im = decode_pil(data, name).resize([round(v*s) for v in head.size], Image.Resampling.BICUBIC)
+    im = decode_pil(data, name, channels=1 if head.mode in ('1', 'L', 'LA') else 3)
+    im = im.resize([round(v*s) for v in head.size], Image.Resampling.BICUBIC)
     out = io.BytesIO()
     im.save(out, 'JPEG', quality=quality, exif=head.info.get('exif', b''))
     return out.getvalue()
@@ -70,8 +71,8 @@ def _sample(dataset, cfg, i):
     decode_pil(data, name)  # raises unless it can be read completely
     if cfg.short_side: data = shrink(data, cfg.short_side, cfg.quality, name)
     kind = open_image(data, name).format.lower()
-    kind = dict(mpo='jpg', jpeg2000='jp2').get(kind, kind)
-    return data, kind if kind != 'jpeg' and f'.{kind}' in image_endings() else 'jpg'
+    kind = dict(mpo='jpg', jpeg2000='jp2', planes='yuv').get(kind, kind)
+    return data, kind if kind == 'yuv' or kind != 'jpeg' and f'.{kind}' in image_endings() else 'jpg'
 
 # %% ../../nbs/4b_data/53_pack.ipynb #53994201
 def write_shard(

@@ -142,6 +142,11 @@ def _url_reader(url):
     except ImportError as e: raise ValueError(f"{url} needs an extra: pip install 'mae_nb[shards]' ({e})") from e
 
 # %% ../../nbs/4b_data/50c_shards.ipynb #81badeb3
+def _parsed(data, name):
+    "The content of an index file."
+    try: return json.loads(data)
+    except ValueError as e: raise ValueError(f'{name} is truncated or no JSON: run mae_data index again') from e
+
 class ShardImages(EncodedImageDataset):
     "Images in tar files (WebDataset) with random access, as from a folder."
     def __init__(self,
@@ -170,13 +175,13 @@ class ShardImages(EncodedImageDataset):
         "Read a shard's index file (`x.tar.json`, from `mae_data`), or build the index."
         beside = f'{shard}.json'
         if self.far:
-            try: return _checked_index(json.loads(_url_reader(shard).cat_file(beside)), beside)
+            try: return _checked_index(_parsed(_url_reader(shard).cat_file(beside), beside), beside)
             except FileNotFoundError as e:
                 raise FileNotFoundError(f'there is no {beside}: run mae_data index where the shards are stored '
                                         'to create the index files') from e
         if not Path(shard).is_file(): raise FileNotFoundError(f'no shard {shard}')
         if not Path(beside).is_file(): return index_shard(shard)
-        found = _checked_index(json.loads(Path(beside).read_text()), beside)
+        found = _checked_index(_parsed(Path(beside).read_bytes(), beside), beside)
         there = os.path.getsize(shard)
         if found['bytes'] != there:
             raise ValueError(f'{shard} has {there} bytes, and {found["bytes"]} when it was indexed in {beside}: '

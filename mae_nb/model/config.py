@@ -44,7 +44,7 @@ class ViTConfig:
         check_fields(self, {f.name: 1 for f in fields(self) if f.type is int})  # counts and sizes: at least 1
         grid_size(self.img_size, self.patch_size)
         _check_width(self)
-        if self.mlp_ratio <= 0: raise ValueError(f'mlp_ratio must be above 0, got {self.mlp_ratio}')
+        if not self.mlp_ratio > 0: raise ValueError(f'mlp_ratio must be above 0, got {self.mlp_ratio}')
         _check_stats(self)
         check_range(self, 'value_range')
 
@@ -62,7 +62,7 @@ def _check_stats(c):
     if (c.mean is None) != (c.std is None): raise ValueError(f'mean and std belong together, got {c.mean} and {c.std}')
     if c.mean is not None and {len(c.mean), len(c.std)} != {c.in_chans}:
         raise ValueError(f'mean and std must have {c.in_chans} numbers (in_chans), got {c.mean} and {c.std}')
-    if c.std is not None and min(c.std) <= 0: raise ValueError(f'std must be above 0, got {c.std}')
+    if c.std is not None and not all(s > 0 for s in c.std): raise ValueError(f'std must be above 0, got {c.std}')
 
 # %% ../../nbs/4a_model/41_model_config.ipynb #381c73bc
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ class MAEConfig(ViTConfig):
         if self.predict_ratio < 1 and self.loss_on == 'all':
             raise ValueError(f'predict_ratio={self.predict_ratio} is a part of the masked patches, '
                              "and loss_on is 'all'")
+        if self.predict_ratio < 1 and self.encoder_mask_tokens:
+            raise ValueError(f'predict_ratio={self.predict_ratio} leaves masked patches out, and encoder_mask_tokens '
+                             'encodes them all: give one of them')
         if self.decoder_cross and self.encoder_mask_tokens:
             raise ValueError('decoder_cross attends to visible patches only, and encoder_mask_tokens '
                              'fills in the others: give one of them')

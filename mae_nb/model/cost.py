@@ -44,6 +44,9 @@ def forward_flops(
     L = h*w
     K = num_keep(L, mask_ratio)
     patch = cfg.patch_size**2*cfg.in_chans
+    outputs = patch  # of the last linear map
+    if cfg.target == 'token': outputs = cfg.tokenizer.vocab_size
+    if cfg.target == 'pca': outputs = cfg.pca_components
     D,Dd = cfg.embed_dim,cfg.decoder_embed_dim
     encoded = (L if cfg.encoder_mask_tokens else K) + 1
     encoder = 2*K*patch*D + block_flops(encoded, D, cfg.depth, cfg.mlp_ratio)
@@ -53,10 +56,10 @@ def forward_flops(
     decoder = 2*encoded*D*Dd
     if cfg.decoder_cross: decoder += cfg.decoder_depth*(N*(query + 2*2*(K + 1)*Dd) + 2*2*(K + 1)*Dd*Dd)
     else: decoder += block_flops(L + 1 if cfg.loss_on == 'all' else seen, Dd, cfg.decoder_depth, cfg.mlp_ratio)
-    if cfg.loss_on == 'all': return int(encoder + decoder + 2*L*Dd*patch)
+    if cfg.loss_on == 'all': return int(encoder + decoder + 2*L*Dd*outputs)
     # the last block computes queries and MLP for masked patches only
     if not cfg.decoder_cross: decoder -= (K + 1)*(query + 2*2*seen*Dd)
-    return int(encoder + decoder + 2*N*Dd*patch)
+    return int(encoder + decoder + 2*N*Dd*outputs)
 
 # %% ../../nbs/4a_model/45_cost.ipynb #571a3500
 def _kept(model, part, inputs, precision):
@@ -73,14 +76,15 @@ def _kept(model, part, inputs, precision):
 
 def _per_image(model, part, shapes, precision):
     "Bytes that each further image adds."
-    one,two = (_kept(model, part, [model.pos_embed.new_zeros(n, *s) for s in shapes], precision) for n in (1, 2))
-    return two - one
+    # not of one image: BatchNorm needs two
+    two,three = (_kept(model, part, [model.pos_embed.new_zeros(n, *s) for s in shapes], precision) for n in (2, 3))
+    return three - two
 
 # %% ../../nbs/4a_model/45_cost.ipynb #65a56f44
 def activation_bytes(
     model:MaskedAutoencoderViT, # Or a `ViTClassifier`; any device
     mask_ratio:float=0.75, # Fraction of patches to mask, without a meaning for a classifier
-    precision:str='fp32', # `'fp32'`, `'bf16'` or `'fp16'`
+    precision:str='fp32', # `'fp32'`, `'tf32'`, `'bf16'` or `'fp16'`
 )->int: # Bytes per image
     "Measure the activation memory per image between forward and backward pass."
     c = model.cfg
@@ -91,7 +95,7 @@ def activation_bytes(
     whole = _per_image(model, forward, shapes, precision)
     if not model.grad_checkpointing: return whole
     # the inputs of all blocks are in it; what is inside a block is recomputed, one block at a time
-    seen = num_keep(L, mask_ratio) if masks else L
+    seen = num_keep(L, mask_ratio) if masks and not c.encoder_mask_tokens else L
     encoder = _per_image(model, model.blocks[0], [(seen + 1, c.embed_dim)], precision)
     if not masks: return whole + encoder
     decoder = _per_image(model, model.decoder_blocks[0], [(L + 1, c.decoder_embed_dim)], precision)
@@ -102,7 +106,7 @@ def memory_estimate(
     model:MaskedAutoencoderViT, # Or a `ViTClassifier`; any device
     batch_size:int, # Images per process and forward pass
     mask_ratio:float=0.75, # Fraction of patches to mask
-    precision:str='fp32', # `'fp32'`, `'bf16'` or `'fp16'`
+    precision:str='fp32', # `'fp32'`, `'tf32'`, `'bf16'` or `'fp16'`
     shards:int=1, # Processes that weights, gradients and moments are sharded across
     averaged:bool=False, # Is an EMA kept?
 )->float: # GiB per process, without the library's own buffers

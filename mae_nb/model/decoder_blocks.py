@@ -22,17 +22,12 @@ class DecoderBlock(Block):
     def forward(self,
         x:Tensor, # Tokens, `(B, N, D)`
         first:int=0, # Index of the first token to compute
+        seen:Tensor=None, # If given, tokens to attend to instead, `(B, K, D)`: cross-attention with the same weights
     )->Tensor: # `(B, N-first, D)`
+        if seen is not None: return self.attend(x, self.norm1(x), self.norm1(seen))
         if not first: return super().forward(x)
         y = self.norm1(x)
         return self.attend(x[:,first:], y[:,first:], y)
-
-    def cross(self,
-        x:Tensor, # Tokens to update, `(B, N, D)`
-        seen:Tensor, # Tokens to attend to, `(B, K, D)`
-    )->Tensor: # `(B, N, D)`
-        "Cross-attention with the same weights: keys and values of `seen`; tokens of `x` don't attend to each other."
-        return self.attend(x, self.norm1(x), self.norm1(seen))
 
     def attend(self, x, queries, keys):
         "Add to `x` the attention of `queries` to `keys` (both normalised), then the MLP."
@@ -104,5 +99,5 @@ def decode_cross(self:MaskedDecoderMixin,
     pos = pos.expand(len(latent), -1, -1)
     seen = self.decoder_embed(latent) + torch.cat([pos[:,:1], gather_patches(pos[:,1:], ids_keep)], dim=1)
     x = self.mask_token + gather_patches(pos[:,1:], ids)
-    x = run_blocks([partial(b.cross, seen=seen) for b in self.decoder_blocks], x, self.grad_checkpointing)
+    x = run_blocks([partial(b, seen=seen) for b in self.decoder_blocks], x, self.grad_checkpointing)
     return self.decoder_pred(self.decoder_norm(x))

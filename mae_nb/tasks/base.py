@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from ..core.dist import DistInfo, accumulation_steps
+from ..core.dist import DistInfo, accumulation_steps, all_gather_object
 from ..core.device import autocast, free_memory, resolve_device, resolve_precision
 from ..core.files import printable
 from ..model.classifier import ViTClassifier
@@ -131,7 +131,8 @@ class ImageTask:
         if c.batch_size == 'auto':
             if not c.effective_batch:
                 raise ValueError('batch_size=auto needs effective_batch, so that a step is of one size on every GPU')
-            fits = fitting_batch(self.memory, c.effective_batch//self.dist.size, free_memory(self.dist.device))
+            free = min(all_gather_object(free_memory(self.dist.device), self.dist))  # one batch size for all
+            fits = fitting_batch(self.memory, c.effective_batch//self.dist.size, free)
             c = self.cfg = replace(c, batch_size=fits)
         self.accum_iter,self.effective_batch = accumulation_steps(c.batch_size, c.accum_iter, c.effective_batch,
                                                                   self.dist.size)

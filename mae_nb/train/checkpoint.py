@@ -61,10 +61,15 @@ def load_state_dict_all(
     many = torch.distributed.is_initialized()
     first = not many or torch.distributed.get_rank() == 0
     options = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=many)
-    if first: _check_keys(model.state_dict(), weights, 'weights', 'model')
+    state,own = _moments(model, optimizer) if optimizer is not None else (None, None)
+    error = [None]
+    try:
+        if first: _check_keys(model.state_dict(), weights, 'weights', 'model')
+        if first and optimizer is not None: _check_keys(own, moments or {}, 'moments', 'optimiser')
+    except ValueError as e: error = [e]
+    if many: torch.distributed.broadcast_object_list(error, src=0)  # or the others would wait
+    if error[0]: raise error[0]
     if optimizer is not None:
-        state,own = _moments(model, optimizer)
-        if first: _check_keys(own, moments or {}, 'moments', 'optimiser')
         for key,value in (moments or {}).items():
             name,kind = key.rsplit('.', 1)
             state['state'][name][kind] = value

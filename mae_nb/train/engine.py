@@ -16,7 +16,7 @@ from typing import Callable, Protocol
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from ..core.device import peak_flops
+from ..core.device import device_peak
 from ..core.dist import (DistInfo, Interrupted, ParallelModel, SignalHandler, StopVote, all_gather_object,
                               all_gather_scalars, compile_blocks, init_distributed, on_rank0, shard_model)
 from ..core.files import read_json, read_jsonl, read_tensors, run_lock
@@ -166,7 +166,7 @@ class Trainer:
     def train(self)->None:
         "Log, save and evaluate all steps; also save after an exception, unless weights or disk may be bad."
         task,c,dist = self.task,self.task.cfg,self.task.dist
-        peak = peak_flops(torch.cuda.get_device_name(dist.device)) if dist.device.type == 'cuda' else None
+        peak = device_peak(dist.device, task.precision)
         meter = Throughput(dist.device, task.flops_per_image, peak and peak*1e12*dist.size)
         self.saved = self.state.step if on_rank0(self.is_saved, dist) else 0
         self.writer = BackgroundWriter()

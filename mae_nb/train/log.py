@@ -111,7 +111,7 @@ class MetricLogger:
     total_steps:int # Optimiser steps of the whole run
     steps_per_epoch:int # Optimiser steps per epoch
     images_per_step:int # Over all processes
-    meter:Throughput # Read at every record
+    meter:Throughput # Read at every line of the log
     every:int = 10 # Steps to average over
     done:int = 0 # Steps done before; then, at the last line
     window:list = () # Losses not yet logged
@@ -126,6 +126,7 @@ class MetricLogger:
         self.held = []
         self.window = list(self.window)
         self.advised = not self.writes
+        self.slow = 0  # readings in a row that were data-bound
         before = _truncate_log(self.run, self.done) if self.writes else []
         self.start = time.time() - max([r.get('seconds', 0) for r in before], default=0)
         self.outs = [_JsonlWriter(Path(self.run)/'log.jsonl')] if self.writes else []
@@ -167,23 +168,27 @@ class MetricLogger:
 
     def log_means(self, wait=False):
         "Log the mean of every few losses, of those that have arrived."
+        means = []
         for record in self.losses.take(wait):
             self.window.append(record['loss'])
-            step = record['step']
-            if step % self.every and step != self.total_steps: continue
-            mean = record | dict(loss=sum(self.window)/len(self.window))
-            read = self.meter.read((step - self.done)*self.images_per_step)
-            seconds = round(time.time() - self.start, 1)
-            for out in self.outs: out(epoch=step/self.steps_per_epoch, seconds=seconds, **mean, **read)
-            self.show(mean | read)
-            self.done = step
+            if record['step'] % self.every and record['step'] != self.total_steps: continue
+            means.append(record | dict(loss=sum(self.window)/len(self.window)))
             self.window.clear()
+        if not means: return
+        done = means[-1]['step']
+        read = self.meter.read((done - self.done)*self.images_per_step)  # once for all that have arrived together
+        seconds = round(time.time() - self.start, 1)
+        for mean in means:
+            for out in self.outs: out(epoch=mean['step']/self.steps_per_epoch, seconds=seconds, **mean, **read)
+            self.show(mean | read)
+        self.done = done
 
     def show(self, mean):
         "Update the progress bar, or print a line; once, if training is data-bound, suggest what to do."
         self.bar.set_postfix(loss=f'{mean["loss"]:.4f}', img_s=round(mean['images_per_s']), data=f'{mean["data"]:.0%}')
         if self.bar.disable and self.writes: self.print_line(mean)
-        if mean['data'] < 0.2 or self.advised or self.num_workers is None: return
+        self.slow = self.slow + 1 if mean['data'] >= 0.2 else 0
+        if self.slow < 2 or self.advised or self.num_workers is None: return  # a first reading has the workers' start
         self.advised = True
         self.bar.write(f'data-bound: {mean["data"]:.0%} of the time is spent waiting for data. Raise num_workers (now '
                        f'{self.num_workers}) if there are spare cores, store smaller or decoded images '

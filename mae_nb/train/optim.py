@@ -69,7 +69,7 @@ def adamw(
 def muon(
     model:nn.Module, # Any module; frozen parameters are left out
     lr:float, # Learning rate to start with, as for AdamW
-    weight_decay:float=0.05, # Not for parameters with one dimension
+    weight_decay:float=0.05, # Not for vectors, nor, unlike in `adamw`, for tokens
 )->torch.optim.Optimizer: # timm's
     "Make Muon for the matrices of the blocks, with AdamW for everything else."
     try: from timm.optim import Muon

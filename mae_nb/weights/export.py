@@ -151,7 +151,8 @@ def model_card(
     if job:
         own = ('output_dir', 'device', 'resume', 'overwrite')  # of no interest to others
         told = [(k, v) for k,v in job.items() if v is not None and k not in own]
-        told = [(k, Path(v).name if k == 'init_from' and Path(v).is_absolute() else v) for k,v in told]
+        paths = 'init_from', 'encoder', 'tokenizer'
+        told = [(k, Path(v).name if k in paths and Path(v).is_absolute() else v) for k,v in told]
         lines += ['', '## How it was trained', '', *_table(['', ''], told)]
     if log:
         last = [f'{k} {log[-1][k]:.6g}' for k in ('step', 'epoch', 'loss', 'seconds') if k in log[-1]]
@@ -165,6 +166,7 @@ def model_card(
 def _licence(source):
     "The licence of weights whose name is known; None where it isn't."
     if not source: return None
+    source = str(source).removeprefix('hf:')
     known = {*official, *timm_names, *(f'timm/{name}' for name in timm_names), *hf_names}
     return 'cc-by-nc-4.0' if source in known or Path(source).name.removesuffix('.pth') in official else None
 

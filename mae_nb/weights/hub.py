@@ -125,10 +125,11 @@ def resolve_weights(
     known = official.get(path.name.removesuffix('.pth'))
     told = {} if known is None or known.norm_pix_loss is None else dict(norm_pix_loss=known.norm_pix_loss)
     if path.exists(): return path, told if path.is_file() else {}
-    released,of_timm = name.removesuffix('.pth') in official,name.removeprefix('timm/') in timm_names
+    released = name.removesuffix('.pth') in official
+    of_timm = name.removeprefix('hf:').removeprefix('timm/') in timm_names
     if released or of_timm or name.removeprefix('hf:') in hf_names: log(licence)
     if released: return download(known.url, md5=known.md5), told
-    if of_timm: return download_from_hf(f'timm/{name.removeprefix("timm/")}'), {}
+    if of_timm: return download_from_hf(f'timm/{name.removeprefix("hf:").removeprefix("timm/")}'), {}
     if re.match('https?://', name): return download(name), told
     if name in hf_names or name.startswith('hf:'): return download_from_hf(name.removeprefix('hf:')), {}
     beside = [str(p) for p in [*path.parent.glob('*')][:1000]] if path.parent.is_dir() else []
