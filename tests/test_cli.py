@@ -11,8 +11,8 @@ TINY = ['--max_steps', '2', '--batch_size', '4', '--log_every', '1', '--device',
 
 def unframed(text): return ' '.join(re.sub('[│╭╮╰╯─]', ' ', text).split())
 
-def refused(capsys, *args):
-    "The message of a refusal; exit code 2, nothing else."
+def error_of(capsys, *args):
+    "The error message of a command; exit code 2, nothing else."
     assert mae_pretrain([str(a) for a in args]) == 2
     return unframed(capsys.readouterr().err)
 
@@ -63,13 +63,13 @@ def test_never_over_a_run(tmp_path, capsys):
     run = tmp_path/'run'
     mae_pretrain(['--output_dir', str(run), *TINY])
     before = (run/'model.safetensors').read_bytes()
-    assert 'already holds' in refused(capsys, '--output_dir', run, *TINY)
+    assert 'already holds' in error_of(capsys, '--output_dir', run, *TINY)
     assert (run/'model.safetensors').read_bytes() == before
     assert mae_pretrain(['--output_dir', str(run), '--overwrite', '--seed', '1', *TINY]) == 0
     assert (run/'model.safetensors').read_bytes() != before
 
 def test_overwrite_spares_what_is_no_run(tmp_path, capsys, photos):
-    assert 'is not a run' in refused(capsys, '--output_dir', photos, '--overwrite', *TINY)
+    assert 'is not a run' in error_of(capsys, '--output_dir', photos, '--overwrite', *TINY)
     assert len(list(photos.iterdir())) == 8
 
 def test_bad_input(tmp_path, capsys, photos):
@@ -83,13 +83,13 @@ def test_bad_input(tmp_path, capsys, photos):
              (['--img_size', '30'], 'patch_size=4 does not divide an image of 30x30'), (['--img_size', 'big'], 'no image size'),
              (['--batch_size', '100000'], 'there are 10000'), (['--epochs', '0'], 'epochs must be at least 1'),
              (['--mask_ratio', '0.99'], 'keeps none of 49 patches'), (['--device', 'abacus'], 'abacus'), (['--patch_size', '0'], 'patch_size')]
-    for args,said in cases: assert said in refused(capsys, *out, *args), args
+    for args,said in cases: assert said in error_of(capsys, *out, *args), args
     assert not (tmp_path/'run').exists()  # nothing was begun
 
 def test_corrupt_image_is_named(tmp_path, capsys, photos):
     (photos/'3.png').write_bytes((photos/'3.png').read_bytes()[:200])
     flags = '--data', photos, '--img_size', 32, '--patch_size', 8, *TINY
-    said = refused(capsys, *flags, '--output_dir', tmp_path/'run', '--max_bad_images', 0)
+    said = error_of(capsys, *flags, '--output_dir', tmp_path/'run', '--max_bad_images', 0)
     assert 'cannot read' in said and '3.png' in said and 'max_bad_images=0' in said
     assert mae_pretrain([str(f) for f in (*flags, '--output_dir', tmp_path/'other')]) == 0  # passed over, and named
     assert 'skipped: cannot read' in (out := capsys.readouterr().out) and '3.png' in out

@@ -173,7 +173,7 @@ def test_half_precision_fits_into_3_mb(tmp_path):
     assert export(ExportConfig('fashion_nano', str(tmp_path/'half.html'), dtype='fp16'), lambda line: None).stat().st_size < 3e6
 
 # --- what is refused ---
-def refused(capsys, *args):
+def error_of(capsys, *args):
     from mae_nb.cli import mae_export
     assert mae_export([str(a) for a in args]) == 2
     return ' '.join(capsys.readouterr().err.split())
@@ -185,11 +185,11 @@ def test_what_is_refused(tmp_path, capsys):
     (tmp_path/'notes.txt').write_text('no picture')
     cases = [(('--model', 'fashion_nan'), 'no weights'), (('--model', 'fashion_nano', '--images', tmp_path/'notes.txt'), 'cannot be read as an image'),
              (('--model', 'fashion_nano', '--compare', tmp_path/'other'), 'takes other images than fashion_nano'), (('--model', 'fashion_nano', '--dtype', 'int4'), 'int4')]
-    for args,says in cases: assert says in refused(capsys, *args, '--output', out), args
-    assert 'must end in .html' in refused(capsys, '--model', 'fashion_nano', '--output', tmp_path/'demo')
+    for args,says in cases: assert says in error_of(capsys, *args, '--output', out), args
+    assert 'must end in .html' in error_of(capsys, '--model', 'fashion_nano', '--output', tmp_path/'demo')
     assert not out.exists()
     out.write_text('mine')
-    assert 'is there already' in refused(capsys, '--model', 'fashion_nano', '--output', out) and out.read_text() == 'mine'
+    assert 'is there already' in error_of(capsys, '--model', 'fashion_nano', '--output', out) and out.read_text() == 'mine'
 
 # --- graphs ---
 @pytest.mark.slow
@@ -215,8 +215,8 @@ def test_graphs_are_pytorchs(tmp_path, capsys):
         assert np.abs(got - tokens.numpy()).max() < 1e-4
         got, = autoencoder.run(None, dict(imgs=imgs.numpy(), ids_keep=m.ids_keep.numpy()))
         assert np.abs(got - pred.numpy()).max() < 1e-4
-    assert 'is there already' in refused(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'graphs')
-    assert 'title: for a page' in refused(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'more', '--title', 'Mine')
+    assert 'is there already' in error_of(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'graphs')
+    assert 'title: for a page' in error_of(capsys, '--model', tmp_path/'run', '--to', 'onnx', '--output', tmp_path/'more', '--title', 'Mine')
 
 @pytest.mark.slow
 def test_a_strangers_positions_fix_the_size_of_a_graph(tmp_path):

@@ -124,7 +124,7 @@ body{{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;paddin
 td,th{{padding:.15rem .9rem .15rem 0;text-align:right}} td:first-child,th:first-child{{text-align:left}}
 pre{{font-size:12px;color:#444}}</style>
 <h1>{title}</h1><p>{lead}</p>
-<h2>Reconstructions</h2><p>{painted}</p>
+<h2>Reconstructions</h2><p>{caption}</p>
 <img src="reconstruction.png" alt="Rows of images: image, masked, reconstruction, pasted">
 <h2>Probes of its features</h2>{results}
 <h2>Training loss</h2><img src="loss.png" alt="Training loss against the step">{watched}
@@ -163,17 +163,17 @@ def _report_text(job, log, results, title, watched=''):
     "Fill the report template with a run's configuration, its log and its results."
     log = [r for r in log if 'loss' in r]
     lead = '{step} steps in {seconds:.0f} s, last loss {loss:.4f}'.format(**log[-1]) if log else 'no steps logged'
-    painted = f'Test images, if the data set has any; {job.get("mask_ratio", 0.75):.0%} of the patches masked.'
+    caption = f'Test images, if the data set has any; {job.get("mask_ratio", 0.75):.0%} of the patches masked.'
     if 'mask_ratio' not in job:
-        painted += ' In training, no patch was left out, so the decoder has not learned to fill them in.'
+        caption += ' In training, no patch was left out, so the decoder has not learned to fill them in.'
     if job['norm_pix_loss']:
-        painted += (' The model predicts normalised pixels: each predicted patch '
+        caption += (' The model predicts normalised pixels: each predicted patch '
                     'uses its true mean and standard deviation, which makes it look better.')
     machine = environment()
     machine |= machine.pop('versions')
     told = dict(title=title, lead=f'{job["model"] or job["init_from"]} on {job["data"]}: {lead}.',
                 job=json.dumps(job, indent=1),
-                painted=painted, machine=', '.join(f'{k} {v}' for k,v in machine.items()))
+                caption=caption, machine=', '.join(f'{k} {v}' for k,v in machine.items()))
     return REPORT_TEMPLATE.format(results=results, watched=watched, **{k: html.escape(v) for k,v in told.items()})
 
 # %% ../../nbs/4e_evaluation/84_report.ipynb #799388d2

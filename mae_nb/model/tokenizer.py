@@ -107,10 +107,10 @@ class DiscreteVAE(nn.Module):
     )->Tensor: # Loss, a scalar
         "Squared error of the reconstruction, plus the entropy that the mean choice lacks, in nats."
         logits = self.logits(imgs)
-        painted = self.decoder(F.gumbel_softmax(logits.float(), temperature, dim=1))
+        decoded = self.decoder(F.gumbel_softmax(logits.float(), temperature, dim=1))
         share = logits.float().softmax(1).mean((0, 2, 3))
         lacking = (share*(share*self.cfg.vocab_size + 1e-9).log()).sum()
-        return (painted - imgs).square().mean() + diversity_weight*lacking
+        return (decoded - imgs).square().mean() + diversity_weight*lacking
 
 # %% ../../nbs/4a_model/44_tokenizer.ipynb #0a4f1b0e
 def perplexity(

@@ -130,11 +130,11 @@ def reconstruct(
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    painted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)), grid)
-    pasted = torch.where(removed, painted, patches)
-    image,painted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
-                            for p in (patches, painted, pasted))
-    return Reconstruction(image, grey_out(image, out.mask, model.patch_size), painted, pasted, out.mask)
+    predicted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)), grid)
+    pasted = torch.where(removed, predicted, patches)
+    image,predicted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
+                            for p in (patches, predicted, pasted))
+    return Reconstruction(image, grey_out(image, out.mask, model.patch_size), predicted, pasted, out.mask)
 
 # %% ../../nbs/4a_model/46_show.ipynb #56373a9d
 def show_reconstruction(

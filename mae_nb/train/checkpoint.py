@@ -85,6 +85,7 @@ def hide_weights(
 )->None:
     "Remove the weights from a run's own folder, before another checkpoint becomes the newest."
     for name in shown: (Path(run)/name).unlink(missing_ok=True)
+    sync_folder(run)  # after a power cut, too, they must not lie next to a newer checkpoint
 
 def show_weights(
     run, # Folder of a run

@@ -15,7 +15,7 @@ from ..core.files import read_json
 
 # %% ../../nbs/4d_weights/70a_weight_files.ipynb #bb012209
 _page = "a web page: take the address of the file itself (on huggingface.co .../resolve/..., not .../blob/...)"
-_strangers = {  # how files begin that are taken for weights: what they are, what to do
+_not_weights = {  # how files begin that are taken for weights: what they are, what to do
     b'version https://git-lfs': 'a git-lfs pointer: it only says where the weights are; fetch them with git lfs pull',
     b'<!doctype html': _page, b'<html': _page, b'<?xml': 'an XML page, often the error message of a server',
     b'\x89hdf': 'an HDF5 file, as Keras writes them: only files of PyTorch are read',
@@ -25,7 +25,7 @@ def _first_bytes(path):
     "The beginning of a file; raise `ValueError` if it is of something else than weights."
     with open(path, 'rb') as f: start = f.read(64)
     text = start.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
-    for begins,what in _strangers.items():
+    for begins,what in _not_weights.items():
         if text.startswith(begins): raise ValueError(f'{path} is {what}')
     return start
 
