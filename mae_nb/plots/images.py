@@ -130,7 +130,8 @@ def reconstruct(
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    predicted = model.target.to_pixels(out.pred.float(), *(torch.where(removed, g, k) for g,k in zip(guess, known)), grid)
+    stats = (torch.where(removed, g, k) for g,k in zip(guess, known))
+    predicted = model.target.to_pixels(out.pred.float(), *stats, grid)
     pasted = torch.where(removed, predicted, patches)
     image,predicted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
                             for p in (patches, predicted, pasted))
