@@ -11,7 +11,7 @@ Other rows are for comparison: the untrained encoder of each seed, raw pixels an
 pixels and words explain without any encoder (for images, the mean image of the masked places, too).
 
 Finished rows stay in the table; runs are kept in a folder and resume. Several processes, with one thread each, work in parallel.
-All 42 runs take about two and a half hours of one core.
+The 42 trainings take about two hours of one core.
 """
 import argparse, csv, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor, as_completed

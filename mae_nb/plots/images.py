@@ -130,11 +130,11 @@ def reconstruct(
     removed = out.mask.bool()[:,:,None]
     known = patch_stats(patches)
     guess = visible_stats(patches, out.mask, grid) if stats == 'visible' else known
-    stats = (torch.where(removed, g, k) for g,k in zip(guess, known))
-    predicted = model.target.to_pixels(out.pred.float(), *stats, grid)
+    mean,std = (torch.where(removed, g, k) for g,k in zip(guess, known))
+    predicted = model.target.to_pixels(out.pred.float(), mean, std, grid)
     pasted = torch.where(removed, predicted, patches)
     image,predicted,pasted = (denormalise(unpatchify(p, model.patch_size, grid), model.cfg.mean, model.cfg.std)
-                            for p in (patches, predicted, pasted))
+                              for p in (patches, predicted, pasted))
     return Reconstruction(image, grey_out(image, out.mask, model.patch_size), predicted, pasted, out.mask)
 
 # %% ../../nbs/4a_model/46_show.ipynb #56373a9d

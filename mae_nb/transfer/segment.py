@@ -154,8 +154,8 @@ def overlay(
     from mae_nb.plots.images import to_image_array
     grey = torch.from_numpy(to_image_array(img).copy())
     grey = grey[None].expand(3, -1, -1) if grey.ndim == 2 else grey.movedim(2, 0)
-    overlay = colours[labels.long().clamp(max=len(colours) - 1)].movedim(2, 0)
-    return torch.where(labels == ignored, grey, grey*(1 - strength) + overlay*strength)
+    coloured = colours[labels.long().clamp(max=len(colours) - 1)].movedim(2, 0)
+    return torch.where(labels == ignored, grey, grey*(1 - strength) + coloured*strength)
 
 # %% ../../nbs/3_transfer/32e_segment.ipynb #b287246b
 @torch.no_grad()
