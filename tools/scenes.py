@@ -6,7 +6,8 @@
 `MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the same images, for about
 as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random weights, trained for as long.
 `--tune` searches each start's learning rate with a tenth of the labels: trained on 1600 of the 2000 labelled scenes, judged by the other
-400; and that of supervised pre-training, on 8000 and 2000 of its scenes. (MAE's is the best of `mae_ablate lr`, on similar images.)
+400; and that of supervised pre-training, on 8000 and 2000 of its scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It
+goes on, by factors of two, while the best rate is the highest or the lowest.
 Test images choose nothing. The held-out scenes contain garments of the training images, those of the test scenes are new. The comparison
 takes the best rates of that table, for all fractions of the labels. The seed sets weights, order and labels. Finished rows stay in the
 table, and interrupted runs, kept in runs/transfer, resume.
@@ -36,8 +37,8 @@ TASKS = {  # by name: what trains it, its task, the metric that chooses the rate
 METRICS = 'top1', 'mIoU', 'mAcc', 'aAcc', 'box_AP', 'box_AP50', 'mask_AP', 'mask_AP50'
 COLUMNS = ['task', 'start', 'labels', 'seed', 'blr', *METRICS, 'loss', 'steps', 'seconds', 'tflops', 'pretrain_tflops']
 EPOCHS = {0.1: 40, 1.: 10}  # of training with a fraction of the labels
-RATES = 8e-3, 1.6e-2, 3.2e-2, 6.4e-2
-SUPERVISED_RATES = 2e-3, 4e-3, 8e-3, 1.6e-2  # of pre-training
+RATES = 8e-3, 1.6e-2, 3.2e-2  # to begin the search with
+SUPERVISED_RATES = 2e-3, 4e-3, 8e-3  # of pre-training
 common = dict(device='cpu', resume='auto', save_every=100)
 quiet = lambda line: None
 
@@ -107,21 +108,24 @@ def job(kind, start, fraction, seed, blr, args, made=None):
     with mock.patch('mae_nb.transfer.segdata.labelled_scenes', halves), mock.patch('mae_nb.transfer.detdata.labelled_scenes', halves):
         return transfer(kind, start, fraction, seed, blr, name + '-tuning', made)
 
+def tried(rows, kind, start):
+    "The metric at each rate of a search; -1 where the loss diverged."
+    metric = 'top1' if kind == 'pretrain' else TASKS[kind][2]
+    return {float(r['blr']): float(r[metric]) if r.get(metric) not in ('', None) else -1. for r in rows if (r['task'], r['start']) == (kind, start)}
+
 def best_rate(rows, kind, start, where):
     "The rate with the best metric among the rows of a search."
-    metric = 'top1' if kind == 'pretrain' else TASKS[kind][2]
-    own = {float(r['blr']): float(r[metric]) for r in rows if (r['task'], r['start']) == (kind, start) and r.get(metric) not in ('', None)}
-    if not own: raise SystemExit(f'{where} has no rows of {kind} from {start}: run --tune first')
-    best = max(own, key=own.get)
-    if best in (min(own), max(own)): tqdm.write(f'warning: the best rate of {kind} from {start}, {best:g}, is at the end of the list')
-    return best
+    found = tried(rows, kind, start)
+    if max(found.values(), default=-1) < 0: raise SystemExit(f'{where} has no rows of {kind} from {start}: run --tune first')
+    return max(found, key=found.get)
 
-def jobs(args):
-    "All rows of the table that is to be made: arguments of `job`."
-    if args.tune: return [(k, start, args.tuned_on, 0, lr) for k in args.tasks for start in STARTS for lr in args.rates]
-    rows = list(csv.DictReader(open(args.rates_from, newline='')))
-    best = {(k, start): best_rate(rows, k, start, args.rates_from) for k in args.tasks for start in STARTS}
-    return [(k, start, f, s, best[k,start]) for s in args.seeds for k in args.tasks for f in EPOCHS for start in STARTS]
+def rates_to_try(rows, kind, start, rates):
+    "Those of the given rates that are missing; then one beyond them, while the best is at an end."
+    found = tried(rows, kind, start)
+    if missing := [v for v in rates if v not in found]: return missing
+    best = max(found, key=found.get)
+    if len(found) >= len(rates) + 5: raise SystemExit(f'{kind} from {start}: {len(found)} rates, and the best is still {best:g}, at the end')
+    return [best/2]*(best == min(found)) + [best*2]*(best == max(found))
 
 def write(path, columns, rows):
     "Write the table at once."
@@ -133,34 +137,55 @@ def write(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, to)
 
-def add_rows(calls, table, rows, made_on, pool, bar):
-    "Submit jobs, and write each row when it is there."
-    for made in as_completed([pool.submit(job, *c) for c in calls]):
-        rows.append(made.result() | made_on)
-        write(table, [*COLUMNS, *made_on], rows)
+def add_rows(calls, rows, pool, bar, args, made={}):
+    "Make rows that are not in the table yet, and write each when it is there."
+    m = environment('cpu')
+    made_on = dict(cpu=m['cpu'], torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
+    bar.total += len(calls)
+    for done in as_completed([pool.submit(job, *c, args, made.get((c[1], c[3]), (None, 0.))) for c in calls]):
+        rows.append(done.result() | made_on)
+        write(args.table, [*COLUMNS, *made_on], rows)
         bar.update()
+
+def search(which, rates, rows, pool, bar, args, made={}):
+    "Rows of a search for learning rates, until the best is inside."
+    labels = lambda kind: 1. if kind == 'pretrain' else args.tuned_on
+    while calls := [(k, start, labels(k), 0, v) for k,start in which for v in rates_to_try(rows, k, start, rates)]:
+        add_rows(calls, rows, pool, bar, args, made)
+
+def encoders(seeds, blr, pool, bar, args):
+    "Pre-train those of some seeds, each once: folder and TFLOPs by start and seed."
+    going = {pool.submit(encoder, start, s, blr, args): (start, s) for s in seeds for start in STARTS if start != 'scratch'}
+    bar.total += len(going)
+    made = {}
+    for done in as_completed(going):
+        made[going[done]] = done.result()
+        bar.update()
+    return made
+
+def tune(rows, pool, bar, args):
+    "The search: first for supervised pre-training, then for the transfer of what it gives."
+    search([('pretrain', 'supervised')], SUPERVISED_RATES, rows, pool, bar, args)
+    made = encoders([0], best_rate(rows, 'pretrain', 'supervised', args.table), pool, bar, args)
+    search([(k, start) for k in args.tasks for start in STARTS], args.rates, rows, pool, bar, args, made)
+
+def compare(rows, pool, bar, args):
+    "The comparison, with the best rates of a search."
+    rates = list(csv.DictReader(open(args.rates_from, newline='')))
+    best = lambda kind, start: best_rate(rates, kind, start, args.rates_from)
+    key = lambda r: (r['task'], r['start'], float(r['labels']), int(r['seed']), float(r['blr']))
+    there = {key(r) for r in rows}
+    todo = [(k, start, f, s, best(k, start)) for s in args.seeds for k in args.tasks for f in EPOCHS for start in STARTS]
+    for seed in args.seeds:
+        missing = [j for j in todo if j[3] == seed and j not in there]
+        made = encoders([seed], best('pretrain', 'supervised'), pool, bar, args) if missing else {}
+        add_rows(missing, rows, pool, bar, args, made)
 
 def main(args):
     "All rows that are not in the table yet."
     rows = list(csv.DictReader(open(args.table, newline=''))) if args.table.exists() else []
-    key = lambda r: (r['task'], r['start'], float(r['labels']), int(r['seed']), float(r['blr']))
-    there = {key(r) for r in rows}
-    m = environment('cpu')
-    made_on = dict(cpu=m['cpu'], torch=m['versions']['torch'], timm=m['versions']['timm'], commit=m['commit'])
-    first = [('pretrain', 'supervised', 1., 0, lr) for lr in SUPERVISED_RATES if args.tune and ('pretrain', 'supervised', 1., 0, lr) not in there]
-    todo = [j for j in jobs(args) if j not in there]
-    encoders = list(dict.fromkeys((j[1], j[3]) for j in todo if j[1] != 'scratch'))
-    with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool, tqdm(total=len(first) + len(encoders) + len(todo), unit='run') as bar:
-        try:
-            add_rows([(*j, args) for j in first], args.table, rows, made_on, pool, bar)
-            rates = rows if args.tune else list(csv.DictReader(open(args.rates_from, newline='')))
-            blr = best_rate(rates, 'pretrain', 'supervised', args.rates_from)
-            going = {pool.submit(encoder, *e, blr, args): e for e in encoders}  # each is trained once, and handed on
-            made = {(start, s): (None, 0.) for start in STARTS for s in {j[3] for j in todo}}
-            for done in as_completed(going):
-                made[going[done]] = done.result()
-                bar.update()
-            add_rows([(*j, args, made[j[1],j[3]]) for j in todo], args.table, rows, made_on, pool, bar)
+    with ProcessPoolExecutor(args.processes, get_context('spawn')) as pool, tqdm(total=0, unit='run') as bar:
+        try: (tune if args.tune else compare)(rows, pool, bar, args)
         except BaseException:  # the others save, and are not waited for in vain
             pool.shutdown(wait=False, cancel_futures=True)
             for p in multiprocessing.active_children(): p.terminate()
@@ -170,7 +195,7 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('table', type=Path, help='CSV file to write')
     p.add_argument('--tune', action='store_true', help='look for learning rates instead')
-    p.add_argument('--rates', type=float, nargs='+', default=RATES, help='base learning rates to try')
+    p.add_argument('--rates', type=float, nargs='+', default=RATES, help='base learning rates to begin the search with')
     p.add_argument('--tuned_on', type=float, choices=EPOCHS, default=0.1, help='fraction of the labels to try them with')
     p.add_argument('--rates_from', type=Path, default=Path('results/scenes_rates.csv'), help='table of --tune')
     p.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))

@@ -112,7 +112,7 @@ _in_ade = ('epochs, batch size and relative positions of appendix A.4; it search
            'rest open: here the values of implus/mae_segmentation (AdamW 1e-4, decay 0.05, layer decay 0.65, '
            'drop path 0.1, 1500 steps of warm-up, poly; UperNet as wide as the encoder)')
 _large = '; found with ViT-B: search learning rate, layer decay and drop path anew'
-_scenes = SegmentConfig(model='mae_vit_nano_patch6', img_size=(72, 72), head_channels=48, aux_channels=48)
+_scenes = SegmentConfig(model='mae_vit_nano_patch6', img_size=(72, 72), head_channels=24, aux_channels=24)
 segment_recipes = ( # of `mae_segment`: what `register` of the recipes takes
     dict(name='paper_segment_base', source=_in_ade, expected='ADE20K mIoU 48.1 (Table 5)',
          base=SegmentConfig(**_ade, encoder='runs/paper_vit_base_1600_norm_pix', model='mae_vit_base_patch16',
