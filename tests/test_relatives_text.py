@@ -126,7 +126,7 @@ def test_bert_is_a_pre_norm_roberta():
     whole = torch.cat([torch.full((2, 1), 2), ids], 1)
     with torch.no_grad():
         wanted = theirs(whole, position_ids=torch.arange(T + 1)[None].expand(2, -1), attention_mask=torch.ones_like(whole)).logits[:,1:]
-        found = ours.word_scores(ids, torch.arange(T).expand(2, -1))
+        found = ours.word_logits(ids, torch.arange(T).expand(2, -1))
     assert (found - wanted).abs().max() < 1e-4
 
 def test_masks_are_replaced_by_share():

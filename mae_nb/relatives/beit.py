@@ -56,7 +56,7 @@ def _start(tensor):
     nn.init.trunc_normal_(tensor, std=0.02, a=-0.02, b=0.02)
 
 class BEiT(Beit):
-    "BEiT for pre-training: timm's `Beit` with a mask token and a head that scores codes."
+    "BEiT for pre-training: timm's `Beit` with a mask token and a head that predicts codes."
     config_type = BEiTShape
     def __init__(self,
         cfg:BEiTShape=BEiTShape(), # Shapes
@@ -112,7 +112,7 @@ def states(self:BEiT,
 class BEiTOutput(NamedTuple):
     "What a forward pass returns."
     loss:Tensor # Scalar; None without tokens
-    logits:Tensor # Scores of the codes at masked patches, `(M, V)`, in the order of images and patches
+    logits:Tensor # Of the codes at masked patches, `(M, V)`, in the order of images and patches
 
 @patch
 def forward(self:BEiT,

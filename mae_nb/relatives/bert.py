@@ -65,7 +65,7 @@ class BertModelConfig:
 
 # %% ../../nbs/2_relatives/25a_bert.ipynb #78dc414b
 class Bert(nn.Module):
-    "A pre-norm BERT: words in, and at masked positions a score for each word of the vocabulary out."
+    "A pre-norm BERT: words in, and at masked positions a logit for each word of the vocabulary out."
     config_type = BertModelConfig
     def __init__(self,
         cfg:BertModelConfig=BertModelConfig(), # Sizes and vocabulary
@@ -113,10 +113,10 @@ def layers(self:Bert,
 
 # %% ../../nbs/2_relatives/25a_bert.ipynb #8dcce163
 @patch
-def word_scores(self:Bert,
+def word_logits(self:Bert,
     ids:Tensor, # Words, some of them replaced, `(B, T)`
     at:Tensor, # Positions of the masked ones, `(B, M)`
-)->Tensor: # Scores of the words of the vocabulary, `(B, M, V)`
+)->Tensor: # Logits of the words of the vocabulary, `(B, M, V)`
     "Predict masked words: encode all positions, and decode the masked ones."
     x = self.norm(run_blocks(self.blocks, self.embed(ids), self.grad_checkpointing))
     x = x.gather(1, at[:,:,None].expand(-1, -1, x.shape[2]) + 1)  # after [CLS]
@@ -129,7 +129,7 @@ def forward(self:Bert,
     target:Tensor, # The true words there, `(B, M)`
 )->Tensor: # Scalar
     "Compute the loss: cross-entropy in nats, the mean over masked words."
-    return F.cross_entropy(self.word_scores(ids, at).float().flatten(0, 1), target.flatten())
+    return F.cross_entropy(self.word_logits(ids, at).float().flatten(0, 1), target.flatten())
 
 # %% ../../nbs/2_relatives/25a_bert.ipynb #7fbb3fcc
 @torch.no_grad()
@@ -156,7 +156,7 @@ def predict_masked(
         at = mask_from_scores(SampleRandom(0, [(m, k) for k in i.tolist()]).rand('picture', data.seq_len),
                               mask_ratio).ids_masked.to(device)
         target = ids.gather(1, at)
-        log_q = model.word_scores(ids.scatter(1, at, specials.index('[MASK]')), at).float().log_softmax(-1)
+        log_q = model.word_logits(ids.scatter(1, at, specials.index('[MASK]')), at).float().log_softmax(-1)
         return torch.stack([*(e.view(at.shape) for e in word_errors(log_q.flatten(0, 1), target.flatten())), target],
                            -1).double()
     rows = torch.cat([_rows(lambda i: of_batch(i, m), data, world, batch_size) for m in range(masks)])

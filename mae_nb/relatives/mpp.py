@@ -98,7 +98,7 @@ class MPPShape(ViTConfig):
 class MPPOutput(NamedTuple):
     "What a forward pass returns."
     loss:Tensor # Scalar
-    pred:Tensor # Scores of the mean colours, of every patch, `(B, L, V)`
+    pred:Tensor # Logits of the mean colours, of every patch, `(B, L, V)`
     target:Tensor # True classes, `(B, L)`
 
 # %% ../../nbs/2_relatives/22_mpp.ipynb #0c87cb4d
