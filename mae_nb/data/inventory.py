@@ -19,7 +19,7 @@ from .images import (CorruptImage, EncodedImageDataset, catch_corrupt, decode_nu
 def data_id(
     dataset:Dataset, # From `load_images`, or a part of one
 )->dict: # `images`, their count, and `digest`, 16 hexadecimal digits
-    "Identify a data set by its number of images, their names relative to its root, and their labels."
+    "Identify a data set: by the names, relative to its root, and labels of its images; pixels if in memory."
     if hasattr(dataset, 'ids'): return data_id(dataset.dataset)
     h = hashlib.sha256(dataset.labels.numpy().tobytes())
     if hasattr(dataset, 'files'): h.update(b'\n'.join(dataset.files.tolist()).replace(os.sep.encode(), b'/'))

@@ -68,7 +68,7 @@ def _check_stats(c):
 @dataclass(frozen=True)
 class DVAEConfig:
     "Architecture of a tokenizer (discrete variational autoencoder), saved next to its weights; by default DALL-E's."
-    img_size:tuple = (112, 112) # Image `(H, W)` that it was trained on, in pixels, or one side; it takes others, too
+    img_size:tuple = (112, 112) # Image `(H, W)`, or one side, in pixels; 112 as in BEiT; it takes others, too
     in_chans:int = 3 # Image channels
     vocab_size:int = 8192 # Codes
     embed_dim:int = 256 # Width of the encoder's first group; each further one is twice as wide

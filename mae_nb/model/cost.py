@@ -127,6 +127,7 @@ def fitting_batch(
         if most % n == 0 and one + (n - 1)*(two - one) <= fill*free: return n
     raise ValueError(f'one image needs about {one:.3g} GiB, and {free:.3g} are free: use grad_checkpointing, or fsdp')
 
+# %% ../../nbs/4a_model/45_cost.ipynb #b515f738
 def tune_flops(
     cfg:ClassifierConfig, # Shapes of the model
     trainable_blocks:float=None, # Number of trainable blocks; all if not given
