@@ -1,21 +1,21 @@
 """Make the pictures of the site's front: `python tools/site_pictures.py hero`, `... architecture`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
 
-hero      docs/_static/hero.webp: the first test image of each class on board as `fashion_nano` sees it, paints it, and as it is
+hero      docs/_static/hero.webp: the first bundled test image of each class, masked, as `fashion_nano` reconstructs it, and as it is
 architecture   docs/_static/architecture.png: the method on the first test image, at the top of the README
-screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the page to paint on; the README shows three of them
+screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the interactive page; README and chapter 73a show some of them
 """
 import argparse, sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
-    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_paper/tour.html', 1280, 860, False, '#the-idea'),
-    'library': ('api/masking.html', 1280, 860, False, '#mae_nb\\.masking\\.mask_from_scores'), 'phone': ('1_paper/masking.html', 390, 844, False, '#all-together .touch'),
+    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_paper/tour.html', 1280, 860, False, '#reconstructions'),
+    'library': ('api/model/masking.html', 1280, 860, False, '#mae_nb\\.model\\.masking\\.mask_from_scores'), 'phone': ('1_paper/masking.html', 390, 844, False, '.touch'),
     'dark': ('1_paper/patches.html', 1280, 860, True, '.touch'),
     'demo': ('demo.html', 1280, 1000, False, None), 'demo_dark': ('demo.html', 1280, 1000, True, None), 'demo_phone': ('demo.html', 390, 844, False, None)}
 
 def hero():
-    "Three rows of ten garments; the gaps are transparent, so that the picture stands on any ground."
+    "Three rows of ten images; the gaps are transparent, so that the picture stands on any ground."
     import torch
     from PIL import Image
     from mae_nb.data.bundled import fashion
@@ -62,9 +62,9 @@ def screens(names=()):
             if names and name not in names: continue
             tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light').new_page()
             tab.goto(f'file://{ROOT}/_build/site/{page}')
-            tab.wait_for_load_state('networkidle')
+            tab.wait_for_load_state('load')
             if where: tab.evaluate('where => window.scrollTo(0, document.querySelector(where).getBoundingClientRect().top - 80)', where)
-            tab.wait_for_timeout(500)
+            tab.wait_for_timeout(2000)
             path = ROOT/f'docs/screens/{name}.png'
             tab.screenshot(path=path)
             Image.open(path).convert('RGB').quantize(128).save(path, optimize=True)
