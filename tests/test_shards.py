@@ -54,7 +54,7 @@ def test_a_list_of_another_version_or_program_is_refused(tmp_path):
     old = dict(bytes=found['bytes'], names=found['names'][:1], labels=[-1], offsets=found['offsets'][:1], sizes=found['sizes'][:1])
     for other in old, {'shardlist': []}, [1]:
         (tmp_path/'x.tar.json').write_text(json.dumps(other))
-        with pytest.raises(ValueError, match='x.tar.json is no list of a shard.*Run mae_data index again'): ShardImages(path)
+        with pytest.raises(ValueError, match='x.tar.json is no index of a shard.*Run mae_data index again'): ShardImages(path)
     assert mae_data(['index', '--shards', str(path)]) == 0 and len(ShardImages(path)) == 2
 
 def test_arrays_in_shards_are_images_where_there_are_no_others(tmp_path):

@@ -1,16 +1,17 @@
-"""Pre-trained without labels, with labels, or not at all: segmentation and detection of the bundled scenes; one row a run.
+"""Pre-trained without labels, with labels, or not at all: segmentation and detection of the bundled scenes.
 
     OMP_NUM_THREADS=1 python tools/scenes.py results/scenes_rates.csv --tune --processes 2
     OMP_NUM_THREADS=1 python tools/scenes.py results/scenes.csv --processes 2
 
-`MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the same images, for about
-as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random weights, trained for as long.
-`--tune` searches each start's learning rate with a tenth of the labels: trained on 1600 of the 2000 labelled scenes, judged by the other
-400; and that of supervised pre-training, on 8000 and 2000 of its scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It
-goes on, by factors of two, while the best rate is the highest or the lowest.
-Test images choose nothing. The held-out scenes contain garments of the training images, those of the test scenes are new. The comparison
-takes the best rates of that table, for all fractions of the labels. The seed sets weights, order and labels. Finished rows stay in the
-table, and interrupted runs, kept in runs/transfer, resume.
+`MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the same
+images, for about as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random
+weights, trained for as long. `--tune` searches each start's learning rate with a tenth of the labels: trained on 1600
+of the 2000 labelled scenes, evaluated on the other 400; and that of supervised pre-training, on 8000 and 2000 of its
+scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It continues, by factors of two, while the
+best rate is the
+highest or the lowest. Test images choose nothing. The held-out scenes are made of training images, the test scenes of
+others. The comparison takes the best rates of that table, for all fractions of the labels. The seed sets weights, order
+and labels. Finished rows stay in the table, and interrupted runs, kept in runs/transfer, resume.
 """
 import argparse, csv, multiprocessing, signal, sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,7 +36,8 @@ TASKS = {  # by name: what trains it, its task, the metric that chooses the rate
     'segment': (segment, SegmentTask, 'mIoU'),
     'detect': (detect, DetectTask, 'box_AP')}
 METRICS = 'top1', 'mIoU', 'mAcc', 'aAcc', 'box_AP', 'box_AP50', 'mask_AP', 'mask_AP50'
-COLUMNS = ['task', 'start', 'labels', 'seed', 'blr', *METRICS, 'loss', 'steps', 'seconds', 'tflops', 'pretrain_tflops']
+COLUMNS = ['task', 'start', 'labels', 'seed', 'blr', *METRICS, 'loss', 'steps', 'seconds', 'tflops',
+           'pretrain_tflops']  # a row for each run
 EPOCHS = {0.1: 40, 1.: 10}  # of training with a fraction of the labels
 RATES = 8e-3, 1.6e-2, 3.2e-2  # to begin the search with
 SUPERVISED_RATES = 2e-3, 4e-3, 8e-3  # of pre-training
@@ -44,13 +46,14 @@ quiet = lambda line: None
 
 def pretrain_config(start, seed, blr, args):
     "The configuration that makes an encoder; the learning rate is that of supervised pre-training."
-    own = dict(seed=seed, output_dir=f'{args.home}/{start}-{args.epochs}-{seed}' + f'-{blr:g}'*(start == 'supervised'), **common)
+    folder = f'{args.home}/{start}-{args.epochs}-{seed}' + f'-{blr:g}'*(start == 'supervised')
+    own = dict(seed=seed, output_dir=folder, **common)
     mae = recipe('scenes').config
     if start == 'MAE': return replace(mae, epochs=args.epochs, warmup_epochs=min(1., mae.warmup_epochs), **own)
     epochs = max(1, round(args.epochs*0.44))  # for as many FLOPs: the encoder sees all patches, and there is no decoder
     base = recipe('cluttered_scratch').config
-    return replace(base, data='scenes', img_size=mae.img_size, label_fraction=1., batch_size=64, blr=blr, epochs=epochs,
-                   warmup_epochs=min(1., epochs/10), eval_every=epochs, **own)
+    return replace(base, data='scenes', img_size=mae.img_size, label_fraction=1., batch_size=64, blr=blr,
+                   epochs=epochs, warmup_epochs=min(1., epochs/10), eval_every=epochs, **own)
 
 def encoder(start, seed, blr, args):
     "Pre-train, if there is anything to do; the run's folder, and its TFLOPs."
@@ -83,7 +86,8 @@ def transfer(kind, start, fraction, seed, blr, folder, made):
     run,cost = made
     cfg = recipe(f'scenes_{kind}' + '_scratch'*(start == 'scratch')).config
     epochs = EPOCHS[fraction]
-    cfg = replace(cfg, encoder=run, seed=seed, label_fraction=fraction, epochs=epochs, warmup_epochs=epochs/20, eval_every=epochs, blr=blr, output_dir=folder, **common)
+    cfg = replace(cfg, encoder=run, seed=seed, label_fraction=fraction, epochs=epochs, warmup_epochs=epochs/20,
+                  eval_every=epochs, blr=blr, output_dir=folder, **common)
     train,task,_ = TASKS[kind]
     row = dict(task=kind, start=start, labels=fraction, seed=seed, blr=blr)
     try: records = read_jsonl(train(cfg, quiet)/'log.jsonl')
@@ -91,8 +95,9 @@ def transfer(kind, start, fraction, seed, blr, folder, made):
     found = {k: r[k] for r in records for k in METRICS if k in r}
     last = [r for r in records if 'loss' in r][-1]
     task = task(replace(cfg, resume=None))
+    tflops = task.flops_per_image*task.effective_batch*last['step']/1e12
     return row | dict(loss=round(last['loss'], 5), steps=last['step'], seconds=last['seconds'],
-                      tflops=round(task.flops_per_image*task.effective_batch*last['step']/1e12, 3), pretrain_tflops=round(cost, 3), **found)
+                      tflops=round(tflops, 3), pretrain_tflops=round(cost, 3), **found)
 
 def halves(split='train'):
     "The labelled scenes of training, in two parts: to train on, and to choose by."
@@ -105,18 +110,21 @@ def job(kind, start, fraction, seed, blr, args, made=None):
     if kind == 'pretrain': return supervised_rate(blr, args)
     name = f'{args.home}/{kind}-{start}-{args.epochs}-{fraction:g}-{seed}' + f'-{blr:g}'*args.tune
     if not args.tune: return transfer(kind, start, fraction, seed, blr, name, made)
-    with mock.patch('mae_nb.transfer.segdata.labelled_scenes', halves), mock.patch('mae_nb.transfer.detdata.labelled_scenes', halves):
+    where = [f'mae_nb.transfer.{module}.labelled_scenes' for module in ('segdata', 'detdata')]
+    with mock.patch(where[0], halves), mock.patch(where[1], halves):
         return transfer(kind, start, fraction, seed, blr, name + '-tuning', made)
 
 def tried(rows, kind, start):
     "The metric at each rate of a search; -1 where the loss diverged."
     metric = 'top1' if kind == 'pretrain' else TASKS[kind][2]
-    return {float(r['blr']): float(r[metric]) if r.get(metric) not in ('', None) else -1. for r in rows if (r['task'], r['start']) == (kind, start)}
+    own = [r for r in rows if (r['task'], r['start']) == (kind, start)]
+    return {float(r['blr']): float(r[metric]) if r.get(metric) not in ('', None) else -1. for r in own}
 
 def best_rate(rows, kind, start, where):
     "The rate with the best metric among the rows of a search."
     found = tried(rows, kind, start)
-    if max(found.values(), default=-1) < 0: raise SystemExit(f'{where} has no rows of {kind} from {start}: run --tune first')
+    if max(found.values(), default=-1) < 0:
+        raise SystemExit(f'{where} has no rows of {kind} from {start}: run --tune first')
     return max(found, key=found.get)
 
 def rates_to_try(rows, kind, start, rates):
@@ -124,16 +132,18 @@ def rates_to_try(rows, kind, start, rates):
     found = tried(rows, kind, start)
     if missing := [v for v in rates if v not in found]: return missing
     best = max(found, key=found.get)
-    if len(found) >= len(rates) + 5: raise SystemExit(f'{kind} from {start}: {len(found)} rates, and the best is still {best:g}, at the end')
+    if len(found) >= len(rates) + 5:
+        raise SystemExit(f'{kind} from {start}: {len(found)} rates, and the best is still {best:g}, at the end')
     return [best/2]*(best == min(found)) + [best*2]*(best == max(found))
 
 def write(path, columns, rows):
     "Write the table at once."
+    def place(r): return r['task'], float(r['labels']), STARTS.index(r['start']), int(r['seed']), float(r['blr'])
     def to(tmp):
         with open(tmp, 'w', newline='') as f:
             table = csv.DictWriter(f, columns)
             table.writeheader()
-            table.writerows(sorted(rows, key=lambda r: (r['task'], float(r['labels']), STARTS.index(r['start']), int(r['seed']), float(r['blr']))))
+            table.writerows(sorted(rows, key=place))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, to)
 
@@ -155,7 +165,8 @@ def search(which, rates, rows, pool, bar, args, made={}):
 
 def encoders(seeds, blr, pool, bar, args):
     "Pre-train those of some seeds, each once: folder and TFLOPs by start and seed."
-    going = {pool.submit(encoder, start, s, blr, args): (start, s) for s in seeds for start in STARTS if start != 'scratch'}
+    wanted = [(start, s) for s in seeds for start in STARTS if start != 'scratch']
+    going = {pool.submit(encoder, *w, blr, args): w for w in wanted}
     bar.total += len(going)
     made = {}
     for done in as_completed(going):
@@ -175,9 +186,9 @@ def compare(rows, pool, bar, args):
     best = lambda kind, start: best_rate(rates, kind, start, args.rates_from)
     key = lambda r: (r['task'], r['start'], float(r['labels']), int(r['seed']), float(r['blr']))
     there = {key(r) for r in rows}
-    todo = [(k, start, f, s, best(k, start)) for s in args.seeds for k in args.tasks for f in EPOCHS for start in STARTS]
     for seed in args.seeds:
-        missing = [j for j in todo if j[3] == seed and j not in there]
+        todo = [(k, start, f, seed, best(k, start)) for k in args.tasks for f in EPOCHS for start in STARTS]
+        missing = [j for j in todo if j not in there]
         made = encoders([seed], best('pretrain', 'supervised'), pool, bar, args) if missing else {}
         add_rows(missing, rows, pool, bar, args, made)
 
@@ -196,7 +207,7 @@ if __name__ == '__main__':
     p.add_argument('table', type=Path, help='CSV file to write')
     p.add_argument('--tune', action='store_true', help='look for learning rates instead')
     p.add_argument('--rates', type=float, nargs='+', default=RATES, help='base learning rates to begin the search with')
-    p.add_argument('--tuned_on', type=float, choices=EPOCHS, default=0.1, help='fraction of the labels to try them with')
+    p.add_argument('--tuned_on', type=float, choices=EPOCHS, default=0.1, help='fraction of labels for it')
     p.add_argument('--rates_from', type=Path, default=Path('results/scenes_rates.csv'), help='table of --tune')
     p.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])

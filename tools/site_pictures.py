@@ -1,18 +1,26 @@
-"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, `... architecture`, or, from a built site and with a Chromium, `... screens [NAME ...]`.
+"""Make the pictures of the site's front: `python tools/site_pictures.py hero`, `... architecture`, or, from a built
+site and with a Chromium, `... screens [NAME ...]`.
 
-hero      docs/_static/hero.webp: the first bundled test image of each class, masked, as `fashion_nano` reconstructs it, and as it is
+hero           docs/_static/hero.webp: the first bundled test image of each class, masked, as `fashion_nano`
+               reconstructs it, and as it is
 architecture   docs/_static/architecture.png: the method on the first test image, at the top of the README
-screens   docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the interactive page; README and chapter 73a show some of them
+screens        docs/screens/*.png: landing page, chapter, library entry, phone and dark mode, the interactive page;
+               README and chapter 73a show some of them
 """
 import argparse, sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCREENS = {  # page, width, height, dark, how far it is scrolled: to an element
-    'landing': ('index.html', 1280, 860, False, None), 'chapter': ('1_paper/tour.html', 1280, 860, False, '#reconstructions'),
-    'library': ('api/model/masking.html', 1280, 860, False, '#mae_nb\\.model\\.masking\\.mask_from_scores'), 'phone': ('1_paper/masking.html', 390, 844, False, '.touch'),
+    'landing': ('index.html', 1280, 860, False, None),
+    'chapter': ('1_paper/tour.html', 1280, 860, False, '#reconstructions'),
+    'library': ('api/model/masking.html', 1280, 860, False, '#mae_nb\\.model\\.masking\\.mask_from_scores'),
+    'phone': ('1_paper/masking.html', 390, 844, False, '.touch'),
     'dark': ('1_paper/patches.html', 1280, 860, True, '.touch'),
-    'demo': ('demo.html', 1280, 1000, False, None), 'demo_dark': ('demo.html', 1280, 1000, True, None), 'demo_phone': ('demo.html', 390, 844, False, None)}
+    'demo': ('demo.html', 1280, 1000, False, None),
+    'demo_dark': ('demo.html', 1280, 1000, True, None),
+    'demo_phone': ('demo.html', 390, 844, False, None)}
+SCROLL = 'where => window.scrollTo(0, document.querySelector(where).getBoundingClientRect().top - 80)'
 
 def hero():
     "Three rows of ten images; the gaps are transparent, so that the picture stands on any ground."
@@ -60,10 +68,11 @@ def screens(names=()):
         browser = p.chromium.launch(executable_path=browser_path())
         for name,(page,width,height,dark,where) in SCREENS.items():
             if names and name not in names: continue
-            tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light').new_page()
+            scheme = 'dark' if dark else 'light'
+            tab = browser.new_context(viewport=dict(width=width, height=height), color_scheme=scheme).new_page()
             tab.goto(f'file://{ROOT}/_build/site/{page}')
             tab.wait_for_load_state('load')
-            if where: tab.evaluate('where => window.scrollTo(0, document.querySelector(where).getBoundingClientRect().top - 80)', where)
+            if where: tab.evaluate(SCROLL, where)
             tab.wait_for_timeout(2000)
             path = ROOT/f'docs/screens/{name}.png'
             tab.screenshot(path=path)

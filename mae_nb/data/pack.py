@@ -188,13 +188,13 @@ def index_shards(
     found = sorted(map(str, Path(shards).glob('*.tar'))) if Path(shards).is_dir() else expand_shards(shards)
     if not found: raise FileNotFoundError(f'no shards {shards}')
     total = 0
-    lists = []
+    indexes = []
     for path in tqdm(found, unit='shard', disable=None):
         index = index_shard(path)
         save_json(dict(read_finished_shard(path) or {}, **index), Path(f'{path}.json'))
         total += len(index['names'])
-        lists.append(dict(passed_over=index['passed_over'], numbered=index['numbered']))
-    for note in shard_notes(lists): log(printable(f'note     {note}'))
+        indexes.append(dict(passed_over=index['passed_over'], numbered=index['numbered']))
+    for note in shard_notes(indexes): log(printable(f'note     {note}'))
     log(f'listed   {total} images in {len(found)} shards')
     return total
 

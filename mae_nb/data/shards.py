@@ -126,11 +126,11 @@ def shard_notes(
     return notes
 
 def _checked_index(found, path):
-    "The list of a shard, as `index_shard` or `mae_data pack` made it; raise `ValueError` for any other."
+    "The index of a shard, as `index_shard` or `mae_data pack` made it; raise `ValueError` for any other."
     needed = 'bytes', 'names', 'labels', 'offsets', 'sizes', 'passed_over'
     if not isinstance(found, dict) or (lacks := [k for k in needed if k not in found]):
         lacks = ', '.join(lacks) if isinstance(found, dict) else 'all'
-        raise ValueError(f'{path} is no list of a shard, or of another version: it lacks {lacks}. '
+        raise ValueError(f'{path} is no index of a shard, or of another version: it lacks {lacks}. '
                          'Run mae_data index again')
     return found
 

@@ -179,7 +179,8 @@ _vitdet = DetectConfig(data='coco', img_size=(1024, 1024), window_size=14, scale
 _in_vitdet = ('ViTDet (Li et al., 2022), and its code in detectron2: AdamW 1e-4 at a batch of 64 (there boxes have '
               'plain L1, biases are decayed{more}, and warm-up begins at a thousandth)')
 _in_a3 = ('appendix A.3, and Li et al., 2021, to which it refers: AdamW 8e-5 at a batch of 64, cosine (there FPN and '
-          'heads have synchronised BatchNorm, and blocks share relative position biases; here they are as in ViTDet)')
+          'heads have synchronised BatchNorm, and blocks share relative position biases; here the FPN has no norm, and '
+          'heads and positions are as in ViTDet)')
 _a3 = replace(_vitdet, pyramid='subsets', blr=3.2e-4, warmup_epochs=0.25, schedule='cosine', layer_decay=None)
 _sizes = dict(base=dict(drop_path=0.1, layer_decay=0.7), large=dict(drop_path=0.4, layer_decay=0.8),
               huge=dict(drop_path=0.5, layer_decay=0.9, epochs=75, patch_size=16))
