@@ -7,9 +7,8 @@
 images, for about as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random
 weights, trained for as long. `--tune` searches each start's learning rate with a tenth of the labels: trained on 1600
 of the 2000 labelled scenes, evaluated on the other 400; and that of supervised pre-training, on 8000 and 2000 of its
-scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It continues, by factors of two, while the
-best rate is the
-highest or the lowest. Test images choose nothing. The held-out scenes are made of training images, the test scenes of
+scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It continues, by factors of two, while the best rate
+is the highest or the lowest. Test images choose nothing. The held-out scenes are made of training images, the test scenes of
 others. The comparison takes the best rates of that table, for all fractions of the labels. The seed sets weights, order
 and labels. Finished rows stay in the table, and interrupted runs, kept in runs/transfer, resume.
 """
