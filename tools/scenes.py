@@ -3,14 +3,15 @@
     OMP_NUM_THREADS=1 python tools/scenes.py results/scenes_rates.csv --tune --processes 2
     OMP_NUM_THREADS=1 python tools/scenes.py results/scenes.csv --processes 2
 
-`MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the same
-images, for about as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at random
-weights, trained for as long. `--tune` searches each start's learning rate with a tenth of the labels: trained on 1600
-of the 2000 labelled scenes, evaluated on the other 400; and that of supervised pre-training, on 8000 and 2000 of its
-scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It continues, by factors of two, while the best rate
-is the highest or the lowest. Test images choose nothing. The held-out scenes are made of training images, the test scenes of
-others. The comparison takes the best rates of that table, for all fractions of the labels. The seed sets weights, order
-and labels. Finished rows stay in the table, and interrupted runs, kept in runs/transfer, resume.
+`MAE` is the recipe `scenes`: 10 000 other scenes, no labels. `supervised` learns to name the largest object of the
+same images, for about as many FLOPs. Both start the recipes `scenes_segment` and `scenes_detect`; `scratch` starts at
+random weights, trained for as long. `--tune` searches each start's learning rate with a tenth of the labels: trained
+on 1600 of the 2000 labelled scenes, evaluated on the other 400; and that of supervised pre-training, on 8000 and 2000
+of its scenes. (MAE's is the best of `mae_ablate lr`, on similar images.) It continues, by factors of two, while the
+best rate is the highest or the lowest. Test images choose nothing. The held-out scenes are made of training images,
+the test scenes of others. The comparison takes the best rates of that table, for all fractions of the labels. The
+seed sets weights, order and labels. Finished rows stay in the table, and interrupted runs, kept in runs/transfer,
+resume.
 """
 import argparse, csv, multiprocessing, signal, sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
